@@ -1,0 +1,211 @@
+"""`explain`: any method over any number of images, the loop that a notebook uses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from explainers.errors import InputError
+from explainers.inspection import Exposed, ensure_exposed
+from explainers.methods.registry import Method, get_method, method_of
+
+Postprocessing = Callable[[tf.Tensor], tf.Tensor] | Literal["auto"] | None
+Resizing = tuple[int, ...] | bool | None
+
+
+def explain(
+    method: str | Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    model: keras.Model,
+    x: Any,  # noqa: ANN401
+    y: Any = None,  # noqa: ANN401
+    batch_size: int = 32,
+    postprocessing: Postprocessing = "auto",
+    resizing: Resizing = True,
+    verbose: int | str = "auto",
+    **params: Any,  # noqa: ANN401
+) -> tuple[np.ndarray, np.ndarray]:
+    """Explains every image of `x`, in compiled batches of one size.
+
+    Args:
+        method: a name in `METHODS`, or a function `(model, inputs, indices, **params) -> (logits, maps)`.
+        model: exposed, or any classifier that `expose` cuts with nothing named.
+        x: images as the model reads them: an array or tensor (N, *shape), or a `tf.data.Dataset` of images, or of
+            (images, units) if `y` is None; batched or not.
+        y: (N, K) int, the units to explain, one row an image. None explains every unit.
+        batch_size: images a batch, for arrays and unbatched data sets. The last batch is padded.
+        postprocessing: applied to the raw maps, e.g. one of `filters`; "auto" for what the method's paper shows, None
+            for raw, signed maps.
+        resizing: True for the input's size, a tuple for another one, None or False for the method's own. Bilinear,
+            half-pixel centres.
+        verbose: 1 for a progress bar, 0 for none; "auto" draws one if there is more than one batch.
+        **params: passed on to the method.
+
+    Returns:
+        `logits` (N, K) and `maps` (N, h, w, K), float32.
+
+    Raises:
+        InputError: images or units do not fit the model.
+        MethodError: the method is unknown or does not fit the model.
+    """
+    known = get_method(method) if isinstance(method, str) else method_of(method)
+    function = known.function if isinstance(method, str) and known else method
+    exposed = ensure_exposed(model, spatial=known is None or known.spatial)
+    if postprocessing == "auto":
+        postprocessing = known.postprocessing if known else None
+    run = _compiled_call(exposed, function, postprocessing, resizing, params)
+    batches, n_batches = _batches(exposed, x, y, batch_size)
+    progress = _progress(n_batches, verbose)
+    logits, maps = [], []
+    for images, units, n in batches:
+        batch_logits, batch_maps = run.get_concrete_function(images, units)(images, units)
+        logits.append(batch_logits.numpy()[:n])
+        maps.append(batch_maps.numpy()[:n])
+        progress(len(maps))
+    if not maps:
+        raise InputError("there are no images to explain: x is empty")
+    progress(len(maps), finalize=True)
+    return np.concatenate(logits), np.concatenate(maps)
+
+
+def shortcut(method: Method) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """`explain` for one method, with the method's own post-processing: what `ex.gradcam` is."""
+
+    @functools.wraps(explain)
+    def explain_with_method(*args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+        return explain(method.name, *args, **kwargs)
+
+    explain_with_method.__name__ = explain_with_method.__qualname__ = method.name
+    explain_with_method.__doc__ = (
+        f"{method.title} ({method.paper}) of every image: `explain({method.name!r}, model, x, y, ...)`.\n\n"
+        "Maps are post-processed as in the paper and resized to the input; `postprocessing=None, resizing=None` gives "
+        "them raw. See `explain` for the arguments."
+    )
+    return explain_with_method
+
+
+def resize_maps(maps: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
+    """Bilinear (half-pixel centres) resizing of maps with one, two or three axes of positions.
+
+    Args:
+        maps: (N, *positions, K) float.
+        size: the new positions.
+    """
+    positions = len(maps.shape) - 2
+    if len(size) != positions:
+        raise InputError(f"maps with {positions} axes of positions cannot be resized to {tuple(size)}")
+    if positions == 1:
+        return tf.image.resize(maps[:, :, tf.newaxis], (size[0], 1))[:, :, 0]
+    if positions == 2:
+        return tf.image.resize(maps, size)
+    n, depth, height, width, k = (maps.shape[i] or tf.shape(maps)[i] for i in range(5))
+    planes = tf.image.resize(tf.reshape(maps, [n * depth, height, width, k]), size[1:])
+    stacks = tf.reshape(planes, [n, depth, size[1] * size[2], k])
+    return tf.reshape(tf.image.resize(stacks, (size[0], size[1] * size[2])), [n, *size, k])
+
+
+def _compiled_call(
+    exposed: Exposed,
+    method: Callable[..., Any],
+    postprocessing: Callable[[tf.Tensor], tf.Tensor] | None,
+    resizing: Resizing,
+    params: dict[str, Any],
+) -> tf.types.experimental.PolymorphicFunction:
+    """A compiled function from a batch to finished maps; kept with the model, so that a second call does not compile."""
+    key = (method, postprocessing, resizing, tuple(sorted((name, repr(value)) for name, value in params.items())))
+    if key not in exposed.compiled_calls:
+
+        def explain_batch(images: tf.Tensor, units: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+            logits, maps = method(exposed, images, units, **params)
+            if postprocessing is not None:
+                maps = postprocessing(maps)
+            if resizing is not None and resizing is not False:
+                maps = resize_maps(maps, tuple(images.shape[1:-1]) if resizing is True else tuple(resizing))
+            return logits, maps
+
+        exposed.compiled_calls[key] = tf.function(explain_batch, autograph=False)
+    return exposed.compiled_calls[key]
+
+
+def _batches(
+    exposed: Exposed, x: Any, y: Any, batch_size: int
+) -> tuple[Iterator[tuple[tf.Tensor, tf.Tensor | None, int]], int | None]:
+    """Batches of one size as (images, units, how many are not padding), and their number where it is known."""
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
+    if isinstance(x, tf.data.Dataset):
+        if y is not None:
+            raise InputError("units of a tf.data.Dataset come with it, as (images, units): leave y out")
+        return _dataset_batches(exposed, x, batch_size)
+    dtype = exposed.split.input_slots[0].dtype
+    images = tf.cast(tf.convert_to_tensor(x), dtype)
+    units = None if y is None else np.asarray(y)
+    _check(exposed, images, units)
+    size = min(batch_size, max(1, len(images)))
+    starts = range(0, len(images), size)
+    padded = (
+        _pad(images[i : i + size], None if units is None else units[i : i + size], size) for i in starts
+    )
+    return padded, len(starts)
+
+
+def _dataset_batches(
+    exposed: Exposed, dataset: tf.data.Dataset, batch_size: int
+) -> tuple[Iterator[tuple[tf.Tensor, tf.Tensor | None, int]], int | None]:
+    first = keras.tree.flatten(dataset.element_spec)[0]
+    if len(first.shape) < len(exposed.split.input_slots[0].shape):
+        dataset = dataset.batch(batch_size)
+
+    def pad_all() -> Iterator[tuple[tf.Tensor, tf.Tensor | None, int]]:
+        size = None
+        for element in dataset:
+            images, units = element[:2] if isinstance(element, tuple) else (element, None)
+            _check(exposed, images, None if units is None else units.numpy())
+            size = size or len(images)  # the first batch is full; only the last one is shorter
+            yield _pad(tf.cast(images, exposed.split.input_slots[0].dtype), units, max(size, len(images)))
+
+    n_batches = int(dataset.cardinality())
+    return pad_all(), n_batches if n_batches >= 0 else None
+
+
+def _check(exposed: Exposed, images: tf.Tensor, units: np.ndarray | None) -> None:
+    expected = exposed.split.input_slots[0].shape
+    fits = len(images.shape) == len(expected) and all(
+        want in (None, got) for want, got in zip(expected[1:], images.shape[1:], strict=True)
+    )
+    if not fits:
+        raise InputError(f"the model reads images of shape {('N', *expected[1:])}, and x has {tuple(images.shape)}")
+    if units is None:
+        return
+    if units.ndim != 2 or len(units) != len(images):
+        raise InputError(
+            f"y holds one row of units an image, ({len(images)}, K), and has {units.shape}: "
+            "for one unit an image write y[:, np.newaxis]"
+        )
+    if not np.issubdtype(units.dtype, np.integer):
+        raise InputError(f"y holds integer units, not {units.dtype}")
+    if units.size and not 0 <= units.min() <= units.max() < exposed.n_classes:
+        wrong = units[(units < 0) | (units >= exposed.n_classes)][0]
+        raise InputError(f"the model has the units 0 to {exposed.n_classes - 1}, and y asks for {wrong}")
+
+
+def _pad(images: tf.Tensor, units: Any, size: int) -> tuple[tf.Tensor, tf.Tensor | None, int]:
+    n = len(images)
+    padding = tf.concat([tf.range(n), tf.zeros([size - n], tf.int32)], 0)  # repeats the first image
+    if n < size:
+        images = tf.gather(images, padding)
+    if units is None:
+        return images, None, n
+    units = tf.cast(units, tf.int32)
+    return images, tf.gather(units, padding) if n < size else units, n
+
+
+def _progress(n_batches: int | None, verbose: int | str) -> Callable[..., None]:
+    if verbose == 0 or (verbose == "auto" and n_batches == 1):
+        return lambda *_, **__: None
+    bar = keras.utils.Progbar(n_batches, verbose=1, unit_name="batch")
+    return lambda done, finalize=False: bar.update(done, finalize=finalize or None)

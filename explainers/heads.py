@@ -1,0 +1,166 @@
+"""What lies between the spatial signal and the logits: the final activation to undo, and the classifier behind CAM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from explainers.graph import Graph, Slot, Step
+
+PROBABILITIES = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "log_sigmoid": "sigmoid"}
+
+_RESHAPES = {"Reshape", "Flatten", "Squeeze", "ExpandDims"}
+_SAME_AT_INFERENCE = {"Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise",
+                      "GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity", "Cast"}  # fmt: skip
+_AVERAGE_POOLS = {"GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"}
+_CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D"}
+
+
+class Identity:
+    """Stands where a separate softmax or sigmoid layer stood."""
+
+    def __init__(self, layer: Any):  # noqa: ANN401
+        self.layer = layer
+
+    def __call__(self, signal: tf.Tensor) -> tf.Tensor:
+        """The signal itself."""
+        return signal
+
+
+class WithoutActivation:
+    """A layer with its fused activation left out; it computes with the variables of the user's own layer."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        self.layer = layer
+        self._twin = type(layer).from_config({**layer.get_config(), "activation": "linear"})
+        self._twin.build_from_config(layer.get_build_config())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:  # noqa: ANN401
+        """What the layer computes before its activation."""
+        trainable = [variable.value for variable in self.layer.trainable_variables]
+        constant = [variable.value for variable in self.layer.non_trainable_variables]
+        if not self.layer.trainable:  # a frozen layer lists its kernel among the non-trainable ones, its twin does not
+            trainable, constant = constant, []
+        outputs, _ = self._twin.stateless_call(trainable, constant, *args, **kwargs)
+        return outputs
+
+
+def undo_activation(graph: Graph, logits: Slot) -> tuple[Graph, str | None]:
+    """Takes the last softmax or sigmoid off the way to `logits`, looking back only through layers that just reshape.
+
+    Returns:
+        The graph that computes scores before it, and "softmax", "sigmoid" or None if there was none.
+    """
+    step = graph.producer(logits)
+    while step is not None:
+        kind = PROBABILITIES.get(activation_of(step) or "")
+        if kind is not None:
+            return graph.replace_step(step, _before_activation(step)), kind
+        if not (_only_reshapes(step) or same_at_inference(step)) or len(step.inputs) != 1:
+            return graph, None
+        step = graph.producer(step.inputs[0])
+    return graph, None
+
+
+def activation_of(step: Step) -> str | None:
+    """The snake_case name of the activation that a step ends in ("softmax", "relu", "linear" ...); None if it has none."""
+    operation = step.operation
+    kind = type(operation).__name__
+    if kind in {"Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid", "ReLU", "Relu"}:
+        return {"LogSoftmax": "log_softmax", "LogSigmoid": "log_sigmoid"}.get(kind, kind.lower())
+    activation = getattr(operation, "activation", None)
+    if activation is None:
+        return None
+    name = getattr(activation, "__name__", None) or type(activation).__name__
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid", "ReLU": "relu"}.get(name, name)
+
+
+def same_at_inference(step: Step) -> bool:
+    """Whether a step passes its signal on unchanged when nothing is trained: dropout, identity, a cast, `linear`."""
+    kind = type(step.operation).__name__
+    return kind in _SAME_AT_INFERENCE or (kind == "Activation" and activation_of(step) == "linear")
+
+
+def has_kernel(step: Step) -> bool:
+    """Whether a step multiplies by a learned kernel: a dense layer or a convolution."""
+    return getattr(_layer_of(step), "kernel", None) is not None
+
+
+def is_spatial(slot: Slot, rank: int) -> bool:
+    """Whether a tensor has the input's rank and at least one spatial axis longer than one (or of open length)."""
+    return len(slot.shape) == rank >= 3 and any(size != 1 for size in slot.shape[1:-1])
+
+
+def class_kernel(steps: Sequence[Step], signal: Slot) -> tuple[Callable[[], tf.Tensor] | None, str]:
+    """The weights w of a head that is a global average and one dense layer or 1x1 convolution, in either order.
+
+    Returns:
+        A function that reads the kernel as (channels, classes), and an empty string; or None and the reason why this
+        head has no such weights, in words that complete "CAM needs ... and this head ...".
+    """
+    pools, kernels = 0, []
+    for step in steps:
+        if len(step.inputs) != 1:
+            return None, f"joins several signals at {step.name!r}"
+        if _averages(step):
+            pools += 1
+        elif _is_linear_classifier(step, signal):
+            kernels.append(_layer_of(step))
+        elif not _may_stand_in_a_cam_head(step, pools, len(kernels)):
+            return None, f"has {type(_layer_of(step)).__name__} {step.name!r}"
+    if pools != 1:
+        return None, "has no global average pooling"
+    if len(kernels) != 1:
+        return None, f"has {len(kernels)} layers with a kernel: {', '.join(layer.name for layer in kernels) or 'none'}"
+    return lambda: _as_matrix(kernels[0].kernel), ""
+
+
+def _as_matrix(kernel: Any) -> tf.Tensor:  # noqa: ANN401
+    # Not a squeeze: that would take away the class axis of a head with one unit.
+    values = tf.convert_to_tensor(kernel)
+    return tf.cast(tf.reshape(values, values.shape[-2:]), tf.float32)
+
+
+def _layer_of(step: Step) -> Any:  # noqa: ANN401
+    return getattr(step.operation, "layer", step.operation)
+
+
+def _before_activation(step: Step) -> Callable[..., Any]:
+    fused = has_kernel(step) or hasattr(step.operation, "bias")
+    return WithoutActivation(step.operation) if fused else Identity(step.operation)
+
+
+def _only_reshapes(step: Step) -> bool:
+    return type(step.operation).__name__ in _RESHAPES
+
+
+def _averages(step: Step) -> bool:
+    kind, (signal,) = type(step.operation).__name__, step.inputs[:1]
+    if kind == "Mean":  # keras.ops.mean in a functional graph
+        axes = step.operation.axis if step.operation.axis is not None else ()
+        axes = axes if isinstance(axes, (tuple, list)) else (axes,)
+        return sorted(axis % len(signal.shape) for axis in axes) == list(range(1, len(signal.shape) - 1))
+    return kind in _AVERAGE_POOLS
+
+
+def _is_linear_classifier(step: Step, signal: Slot) -> bool:
+    layer = _layer_of(step)
+    kind = type(layer).__name__
+    if kind == "Dense":
+        # After a Flatten of positions the kernel's rows are not channels, and CAM does not exist.
+        return layer.kernel.shape[0] == signal.shape[-1]
+    pointwise = kind in _CONVOLUTIONS and set(layer.kernel_size) == {1} and set(layer.strides) == {1}
+    return pointwise and layer.groups == 1
+
+
+def _may_stand_in_a_cam_head(step: Step, pools: int, kernels: int) -> bool:
+    if same_at_inference(step) or isinstance(step.operation, Identity):
+        return True
+    # Flattening positions before they were averaged mixes them with channels.
+    if _only_reshapes(step):
+        return pools > 0
+    # SqueezeNet clips its class score maps before it averages them: the maps are still CAM's.
+    return activation_of(step) == "relu" and kernels == 1 and pools == 0 and not has_kernel(step)
