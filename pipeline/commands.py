@@ -1,0 +1,208 @@
+"""What the commands do: read options, call the pipeline, and tell the user in a few lines."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, RunError
+from pipeline.layout import RunLayout
+from pipeline.records import Entry, Failure, Record
+
+
+def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
+    """`beamcam run`."""
+    from pipeline.job import estimate_run, run_job
+
+    config = make_config(arguments)
+    if arguments.dry_run:
+        for line in estimate_run(config):
+            say(line)
+        return 0
+    summary = run_job(config, beam_options, overwrite=arguments.overwrite, say=say)
+    for line in describe_summary(summary, config.output):
+        say(line)
+    if config.max_failures is not None and summary["failures"] > config.max_failures:
+        raise RunError(f"{summary['failures']} images failed, and --max-failures allows {config.max_failures}")
+    return 0
+
+
+def inspect(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam inspect`."""
+    from pipeline.worker import describe_model
+
+    for line in describe_model(arguments.model, arguments.layer, arguments.logits_layer, arguments.allow_unsafe_model):
+        say(line)
+    return 0
+
+
+def show(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam show`."""
+    from pipeline.shard import ShardJob
+    from pipeline.worker import Worker
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = make_config(arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels="none")
+        worker = Worker(config)
+        job = ShardJob(config, worker, RunLayout(folder))
+        loaded = job.load(Entry(storage.absolute(arguments.image)))
+        outcome = next(job.make_record(item) for item in job.explain([loaded]))
+        if isinstance(outcome, Failure):
+            raise RunError(f"{arguments.image}: {outcome.message}")
+        picture = _show_sheet(outcome, Path(folder), worker.class_names)
+    target = arguments.output or f"{Path(arguments.image).stem}-explained.png"
+    storage.write_bytes(target, picture)
+    for line in _describe_record(outcome, worker.class_names):
+        say(line)
+    say(f"written: {target}")
+    return 0
+
+
+def verify(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam verify`."""
+    from pipeline.reading import open_run
+    from pipeline.verify import verify_run
+
+    problems = 0
+    for problem in verify_run(arguments.run):
+        say(problem)
+        problems += 1
+    if problems:
+        raise RunError(f"{arguments.run}: {problems} problem{'s' if problems > 1 else ''} found")
+    found = open_run(arguments.run)
+    say(f"{arguments.run}: {len(found)} records, {found.summary['failures']} failures, {found.summary['overlays']} overlays "
+        f"of {found.summary['inputs']} images in {found.summary['shards']} shards: nothing lost, doubled or damaged")  # fmt: skip
+    return 0
+
+
+def methods(_: argparse.Namespace, __: list[str]) -> int:
+    """`beamcam methods`."""
+    from pipeline.worker import describe_methods
+
+    for line in describe_methods():
+        say(line)
+    return 0
+
+
+def demo(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam demo`."""
+    from pipeline.demo import run_demo
+
+    run_demo(Path(arguments.output), arguments.count, arguments.seed, say)
+    return 0
+
+
+def say(line: str) -> None:
+    """Prints a line."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def make_config(arguments: argparse.Namespace, **fixed: Any) -> RunConfig:  # noqa: ANN401
+    """The configuration from the options, a YAML file under them, and the defaults under that.
+
+    Raises:
+        ConfigError: a required option is missing, or a value is wrong.
+    """
+    fields = {field.name for field in dataclasses.fields(RunConfig)}
+    values = read_config_file(arguments.config) if getattr(arguments, "config", None) else {}
+    values |= {name: value for name, value in vars(arguments).items() if name in fields and value is not None}
+    values |= fixed
+    missing = [f"--{name}" for name in ("images", "model", "output") if not values.get(name)]
+    if missing:
+        raise ConfigError(f"these options are needed: {', '.join(missing)} (see `beamcam run --help`)")
+    values["images"] = tuple(values["images"])
+    values["output"] = storage.absolute(str(values["output"])).rstrip("/")
+    return RunConfig(**values)
+
+
+def read_config_file(uri: str) -> dict[str, Any]:
+    """Reads options from YAML: the names of the command line, with or without dashes.
+
+    Raises:
+        ConfigError: it cannot be read, or holds an unknown option.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(storage.read_bytes(uri)) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {uri!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {uri!r} holds options as `name: value`, not {type(content).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
+    values = {}
+    for name, value in content.items():
+        key = str(name).lstrip("-").replace("-", "_")
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(f"--config {uri!r} has an unknown option {name!r}{hint}")
+        values[key] = _from_yaml(key, value)
+    return values
+
+
+def _from_yaml(name: str, value: Any) -> Any:  # noqa: ANN401
+    if name in ("images", "methods"):
+        return tuple(value) if isinstance(value, list) else tuple(part.strip() for part in str(value).split(","))
+    if name == "input_size":
+        height, _, width = str(value).partition("x")
+        return int(height), int(width or height)
+    return value
+
+
+def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
+    """What a run did, for the end of the terminal's output."""
+    rate = f" ({summary['inputs'] / summary['seconds']:.1f} images/s)" if summary["seconds"] else ""
+    lines = [f"{summary['records']} records, {summary['failures']} failures, {summary['overlays']} overlays in "
+             f"{summary['seconds']:.0f} s{rate}"]  # fmt: skip
+    if summary["duplicates"]:
+        lines.append(f"{summary['duplicates']} repetitions in the input were left out")
+    lines += [f"  {count} x {kind}" for kind, count in summary["failures_by_type"].items()]
+    if summary["failures"]:
+        lines.append(f"  each with its reason in {output}/failures/")
+    stages = sorted(summary["seconds_by_stage"].items(), key=lambda item: -item[1])
+    lines.append("work by stage, summed over threads: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in stages))
+    lines.append(f"read it with pipeline.open_run({output!r}), or any Parquet reader: {output}/records/*.parquet")
+    return lines
+
+
+def _describe_record(record: Record, names: list[str] | None) -> list[str]:
+    lines = [f"{record.uri}: {record.geometry.width} x {record.geometry.height} pixels"]
+    for values in record.maps:
+        box = "nothing in the map is positive" if values.box is None else (
+            "strongest region x {:.0f} y {:.0f} w {:.0f} h {:.0f}".format(*values.box))  # fmt: skip
+        lines.append(f"  {values.method}: {class_name(values.target, names)}, p {values.probability:.3f}, {box}")
+    return lines
+
+
+def _show_sheet(record: Record, folder: Path, names: list[str] | None) -> bytes:
+    from PIL import Image
+
+    from pipeline.decode import decode_image
+    from pipeline.sheet import make_sheet
+
+    tiles = [(decode_image(storage.read_bytes(record.uri)), Path(record.uri).name)]
+    for values in record.maps:
+        overlay = Image.open(io.BytesIO((folder / str(values.overlay)).read_bytes()))
+        tiles.append((overlay, f"{values.method}: {class_name(values.target, names)}\np {values.probability:.3f}"))
+    side = min(max(record.geometry.width, record.geometry.height), 640)
+    return make_sheet(tiles, columns=min(len(tiles), 4), tile_size=side)
+
+
+def class_name(index: int, names: list[str] | None) -> str:
+    """A class's name and index."""
+    return f"{names[index]} ({index})" if names else f"class {index}"
+
+
+Say = Callable[[str], None]

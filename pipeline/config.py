@@ -1,0 +1,174 @@
+"""The whole configuration of a job: one frozen object, complete and valid before anything is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.codec import MAP_DTYPES
+from pipeline.errors import ConfigError
+from pipeline.geometry import RESIZES
+from pipeline.listing import LABEL_SOURCES
+from pipeline.overlay import STYLES, color_table
+
+PREPROCESSES = ("tf", "caffe", "torch", "unit", "none")
+
+PREDICTED = -1  # a target that stands for the next of the model's best classes
+
+NOT_PART_OF_A_RESULT = ("output", "images", "batch_size", "jit", "max_failures", "allow_unsafe_model")
+"""Options that may change between a run and its resumption; `images` is held fast by the run's manifest."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Which classes of an image to explain."""
+
+    kind: str  # "top", "label", "predicted+label", "ids" or "all"
+    count: int = 1  # K of top:K
+    ids: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Targets:
+        """Reads `top:K`, `label`, `predicted+label`, `ids:3,17` or `all`."""
+        kind, _, rest = text.partition(":")
+        try:
+            if kind == "top" and int(rest) > 0:
+                return cls("top", count=int(rest))
+            if kind == "ids":
+                return cls("ids", ids=tuple(int(number) for number in rest.split(",")))
+        except ValueError:
+            pass
+        if text in ("label", "predicted+label", "all"):
+            return cls(text)
+        raise ConfigError(f"--targets is top:K, label, predicted+label, ids:3,17 or all, not {text!r}")
+
+    @property
+    def need_labels(self) -> bool:
+        """Whether the manifest must have labels."""
+        return self.kind in ("label", "predicted+label")
+
+    def columns(self, n_classes: int) -> int:
+        """How many classes of each image the program explains."""
+        sizes = {"top": self.count, "label": 1, "predicted+label": 2, "ids": len(self.ids), "all": n_classes}
+        return sizes[self.kind]
+
+    def row(self, label: int | None, n_classes: int) -> list[int]:
+        """The program's targets for one image; `PREDICTED` where the model chooses, or where there is no label."""
+        if self.kind == "ids":
+            return list(self.ids)
+        if self.kind == "all":
+            return list(range(n_classes))
+        labelled = PREDICTED if label is None else label
+        return {"top": [PREDICTED] * self.count, "label": [labelled], "predicted+label": [PREDICTED, labelled]}[self.kind]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `beamcam run` was asked to do."""
+
+    images: tuple[str, ...]  # folders, globs, images or manifests
+    model: str  # .keras or .h5 file, keras.applications:NAME, or module:factory
+    output: str  # the run's folder
+    layer: str | None = None  # the spatial signal; None for the last one
+    logits_layer: str | None = None  # None for the model's only output
+    class_names: str | None = None  # a file with one name a line, or JSON
+    methods: tuple[str, ...] = ("gradcam",)
+    targets: str = "top:1"
+    labels: str = "column"  # where labels come from: "column", "folder" or "none"
+    label_column: str = "label"
+    preprocess: str | None = None  # one of PREPROCESSES, or module:function; None where the model tells
+    resize: str = "stretch"
+    input_size: tuple[int, int] | None = None  # (height, width), where the model leaves it open
+    batch_size: int = 32
+    shard_size: int = 256  # images
+    overlays: str = "blend"
+    overlay_size: int | None = None  # longest side, pixels; None for the original's
+    overlay_sample: float = 1.0  # share of the images that get overlays, in [0, 1]
+    colormap: str = "inferno"
+    logits: str = "all"  # or "top:K"
+    map_dtype: str = "float16"
+    max_pixels: int = 100_000_000
+    max_failures: int | None = None  # None for any number
+    allow_unsafe_model: bool = False
+    jit: str = "auto"  # "auto", "on" or "off"
+
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ConfigError("nothing to explain: give --images a folder, a glob or a manifest")
+        if not self.methods:
+            raise ConfigError("--methods names at least one method")
+        self._check_choices()
+        self._check_numbers()
+        _ = self.parsed_targets, self.top_logits  # both raise on nonsense
+        try:
+            color_table(self.colormap)
+        except ValueError as error:
+            raise ConfigError(f"--colormap: {error}") from error
+
+    def _check_choices(self) -> None:
+        choices = {"resize": RESIZES, "overlays": STYLES, "map_dtype": tuple(MAP_DTYPES), "jit": ("auto", "on", "off"),
+                   "labels": LABEL_SOURCES}  # fmt: skip
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                raise ConfigError(f"{_option(name)} is one of {', '.join(valid)}, not {getattr(self, name)!r}")
+        if self.preprocess is not None and self.preprocess not in PREPROCESSES and ":" not in self.preprocess:
+            raise ConfigError(
+                f"--preprocess is one of {', '.join(PREPROCESSES)} or module:function, not {self.preprocess!r}"
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("batch_size", "shard_size", "max_pixels", "overlay_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{_option(name)} is at least 1, not {value}")
+        if self.max_failures is not None and self.max_failures < 0:
+            raise ConfigError(f"--max-failures is at least 0, not {self.max_failures}")
+        if not 0 <= self.overlay_sample <= 1:
+            raise ConfigError(f"--overlay-sample is a share between 0 and 1, not {self.overlay_sample}")
+
+    @property
+    def parsed_targets(self) -> Targets:
+        """`targets`, parsed."""
+        return Targets.parse(self.targets)
+
+    @property
+    def top_logits(self) -> int | None:
+        """How many of the best logits to keep; None for all."""
+        if self.logits == "all":
+            return None
+        kind, _, count = self.logits.partition(":")
+        if kind != "top" or not count.isdigit() or int(count) < 1:
+            raise ConfigError(f"--logits is all or top:K, not {self.logits!r}")
+        return int(count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """The inverse of `to_dict`."""
+        tuples = {name: tuple(values[name]) for name in ("images", "methods", "input_size") if values.get(name) is not None}
+        return cls(**{**values, **tuples})
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what is written: a run is resumed only by a job that agrees in all of them."""
+        return {name: value for name, value in self.to_dict().items() if name not in NOT_PART_OF_A_RESULT}
+
+    def digest(self) -> str:
+        """A hash of `identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two configurations, option by option, in one line."""
+    names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return "; ".join(f"{_option(name)} was {old.get(name)!r} and is {new.get(name)!r}" for name in names)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,94 @@
+"""Bytes to pixels: one bad file becomes one `ImageError` that says what is wrong with it, and harms nothing else."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import ImageError
+
+# Formats of photographs. Pillow reads others too, some by starting external programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "MPO", "AVIF", "TGA", "ICO")
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+                            ".ppm", ".pgm", ".jp2", ".avif"))  # fmt: skip
+"""What a folder's images are told by."""
+
+
+def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
+    """Decodes the first frame of an image to RGB, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit images are converted; transparency is laid over white, as viewers show it.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: the largest width * height, checked before anything is decoded.
+
+    Raises:
+        ImageError: stage "decode": empty, not an image, too large, truncated or otherwise broken.
+    """
+    if not data:
+        raise ImageError("decode", "EmptyFile", "the file has no bytes")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own size limit warns and its EXIF reader grumbles; the limit here is `max_pixels`.
+            warnings.simplefilter("ignore")
+            return _decode(data, max_pixels)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("decode", "NotAnImage", f"not an image: {_describe(data)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("decode", "TooLarge", f"{error}") from error
+    except MemoryError as error:
+        raise ImageError("decode", "TooLarge", "the image does not fit in memory") from error
+    except Exception as error:  # noqa: BLE001 - decoders of hostile files raise almost anything
+        raise ImageError("decode", "BrokenImage", f"{type(error).__name__}: {error}") from error
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                "decode", "TooLarge",
+                f"{width} x {height} is more than {max_pixels} pixels: raise --max-pixels to allow it",
+            )  # fmt: skip
+        image.load()
+        return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image.copy()  # lets go of the file and its metadata
+    if image.mode.startswith("I"):
+        return _from_integers(image)
+    if image.mode == "F":
+        raise ImageError("decode", "UnsupportedPixels", "floating-point pixels have no agreed range: save as 8 or 16 bit")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """16-bit grey by its upper byte; 32-bit files hold 16-bit values, or 8-bit ones if none is larger than 255."""
+    values = np.asarray(image).astype(np.int64)
+    if image.mode == "I" and values.max(initial=0) <= 255:
+        grey = values
+    else:
+        grey = values >> 8
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _describe(data: bytes) -> str:
+    head = data[:64].lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        return "it starts like a web page or XML"
+    if head.startswith(b"%pdf"):
+        return "it is a PDF"
+    return f"{len(data)} bytes that start with {data[:8]!r}"

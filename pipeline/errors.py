@@ -1,0 +1,33 @@
+"""The exceptions of the pipeline.
+
+    BeamcamError
+    ├── ConfigError     options, manifest, model or output folder are not as they must be: nothing was started
+    ├── RunError        a run on disk is not there, not whole, or could not be finished
+    └── ImageError      one image cannot be explained: becomes its failure row
+"""
+
+
+class BeamcamError(Exception):
+    """What the pipeline raises when the user can do something about it."""
+
+
+class ConfigError(BeamcamError, ValueError):
+    """The job as asked for cannot be started; the message is one line for the user."""
+
+
+class RunError(BeamcamError):
+    """A run on disk is missing, damaged, or could not be completed."""
+
+
+class ImageError(BeamcamError):
+    """One image could not be read, decoded or explained.
+
+    Attributes:
+        stage: "read", "decode" or "explain".
+        error_type: what went wrong, in one word that failures are counted by.
+    """
+
+    def __init__(self, stage: str, error_type: str, message: str):
+        super().__init__(message)
+        self.stage = stage
+        self.error_type = error_type

@@ -1,0 +1,38 @@
+"""Where the files of a run lie: names that follow from the input alone, so that a second run meets the first one's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline import storage
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths below a run's folder."""
+
+    output: str  # the folder's uri
+
+    MANIFEST = "manifest.parquet"
+    SUMMARY = "run.json"
+    FOLDERS = ("records", "failures", "overlays", "shards")
+
+    def uri(self, path: str) -> str:
+        """The uri of a path below the run."""
+        return storage.join(self.output, path)
+
+    def records(self, shard: int) -> str:
+        """The records of a shard."""
+        return f"records/part-{shard:05d}.parquet"
+
+    def failures(self, shard: int) -> str:
+        """The failures of a shard."""
+        return f"failures/part-{shard:05d}.parquet"
+
+    def marker(self, shard: int) -> str:
+        """The commit marker of a shard."""
+        return f"shards/{shard:05d}.json"
+
+    def overlay(self, image_id: str, method: str, target: int) -> str:
+        """The overlay of one map; folders by the first two digits keep listings short."""
+        return f"overlays/{image_id[:2]}/{image_id}-{method}-{target}.png"

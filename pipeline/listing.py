@@ -1,0 +1,130 @@
+"""What to explain: folders, globs and manifests, resolved to one list of entries in a fixed order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline import parquet, storage
+from pipeline.decode import IMAGE_SUFFIXES
+from pipeline.errors import ConfigError
+from pipeline.records import Entry
+
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
+
+LABEL_SOURCES = ("column", "folder", "none")
+
+
+def list_images(specs: Iterable[str], labels: str = "column", label_column: str = "label") -> tuple[list[Entry], int]:
+    """Every image that the specs name, in order, each uri once.
+
+    Args:
+        specs: folders (searched to any depth for image files), globs, single images, or manifests (.csv, .tsv, .jsonl,
+            .txt, .parquet) whose relative uris are relative to the manifest's own folder.
+        labels: "column" takes labels from a manifest's column, "folder" from the name of each image's folder, "none"
+            has none.
+        label_column: the name of that column.
+
+    Returns:
+        The entries, and how many repetitions of a uri were left out.
+
+    Raises:
+        ConfigError: a spec matches nothing, or a manifest cannot be read.
+    """
+    unique: dict[str, Entry] = {}
+    count = 0
+    for spec in specs:
+        found = 0
+        for entry in _list_spec(spec, label_column):
+            unique.setdefault(entry.uri, _labelled(entry, labels))
+            found += 1
+        if not found:
+            raise ConfigError(_nothing_found(spec))
+        count += found
+    return list(unique.values()), count - len(unique)
+
+
+def _list_spec(spec: str, label_column: str) -> Iterator[Entry]:
+    if spec.lower().endswith(MANIFEST_SUFFIXES):
+        return _read_manifest(spec, label_column)
+    if any(mark in spec for mark in "*?[") and not (storage.is_local(spec) and storage.exists(spec)):
+        return map(Entry, storage.glob(spec))
+    if storage.is_folder(spec):
+        files = storage.list_files(spec, recursive=True)
+        return (Entry(uri) for uri in files if PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES)
+    return iter([Entry(storage.absolute(spec))] if storage.exists(spec) else [])
+
+
+def _nothing_found(spec: str) -> str:
+    if spec.lower().endswith(MANIFEST_SUFFIXES):
+        return f"the manifest {spec!r} lists no image: it needs a line an image, with its uri"
+    if storage.is_folder(spec):
+        return (
+            f"the folder {spec!r} holds no image file (told by {', '.join(sorted(IMAGE_SUFFIXES))}): "
+            "for other names give a glob or a manifest"
+        )
+    return f"no image matches {spec!r}: check the path; a glob must be quoted, so that the shell leaves it alone"
+
+
+def _labelled(entry: Entry, labels: str) -> Entry:
+    if labels == "folder":
+        return Entry(entry.uri, PurePosixPath(entry.uri).parent.name or None, entry.boxes)
+    return entry if labels == "column" else Entry(entry.uri, None, entry.boxes)
+
+
+def _read_manifest(uri: str, label_column: str) -> Iterator[Entry]:
+    try:
+        data = storage.read_bytes(uri)
+    except FileNotFoundError:
+        raise ConfigError(f"the manifest {uri!r} is not there") from None
+    except OSError as error:
+        raise ConfigError(f"the manifest {uri!r} cannot be read: {error}") from error
+    folder = storage.absolute(uri).rsplit("/", 1)[0]
+    try:
+        for number, row in enumerate(_rows(uri.lower(), data), 1):
+            yield _entry(row, number, uri, folder, label_column)
+    except (ValueError, UnicodeError, csv.Error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"the manifest {uri!r} cannot be parsed: {error}") from error
+
+
+def _rows(name: str, data: bytes) -> Iterator[Mapping[str, Any]]:
+    if name.endswith(".parquet"):
+        yield from parquet.read_rows(data)
+        return
+    text = data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
+    if name.endswith((".csv", ".tsv")):
+        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if name.endswith(".tsv") else ",")
+    elif name.endswith(".txt"):
+        yield from ({"uri": line.strip()} for line in text.splitlines() if line.strip())
+    else:
+        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+
+
+def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str) -> Entry:  # noqa: ANN401
+    if not isinstance(row, Mapping) or "uri" not in row:
+        columns = ", ".join(map(str, row)) if isinstance(row, Mapping) else repr(row)
+        raise ConfigError(f"the manifest {manifest!r} needs a column 'uri', and row {number} has: {columns}")
+    uri = row["uri"]
+    if not isinstance(uri, str) or not uri.strip():
+        raise ConfigError(f"row {number} of the manifest {manifest!r} has no uri: {uri!r}")
+    label = row.get(label_column)
+    resolved = storage.absolute(uri) if storage.is_absolute(uri) else storage.join(folder, uri)
+    return Entry(resolved, None if label in (None, "") else str(label), _boxes(row.get("boxes"), number, manifest))
+
+
+def _boxes(value: Any, number: int, manifest: str) -> tuple[tuple[float, float, float, float], ...] | None:  # noqa: ANN401
+    if value in (None, ""):
+        return None
+    try:
+        boxes = json.loads(value) if isinstance(value, str) else value
+        return tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in boxes)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"row {number} of the manifest {manifest!r} has boxes that are no list of [x, y, width, height]: {value!r}"
+        ) from error

@@ -1,0 +1,206 @@
+"""Records, failures and manifests as Parquet, schema version 1: the one user of pyarrow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.codec import EncodedMap
+from pipeline.records import Entry, Failure, Geometry, MapRecord, Record, View
+
+METADATA_PREFIX = "beamcam."
+
+_VIEW = pa.struct([
+    ("mode", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("scale_x", pa.float64()),
+    ("scale_y", pa.float64()),
+    ("offset_x", pa.float64()),
+    ("offset_y", pa.float64()),
+])
+
+_MAP = pa.struct([
+    ("method", pa.string()),
+    ("target", pa.int32()),
+    ("rank", pa.int16()),
+    ("score", pa.float32()),
+    ("probability", pa.float32()),
+    ("height", pa.int16()),
+    ("width", pa.int16()),
+    ("dtype", pa.string()),
+    ("scale", pa.float32()),
+    ("data", pa.binary()),
+    ("box", pa.list_(pa.float32())),
+    ("peak_x", pa.float32()),
+    ("peak_y", pa.float32()),
+    ("total", pa.float32()),
+    ("negative_share", pa.float32()),
+    ("overlay", pa.string()),
+])
+
+RECORDS = pa.schema([
+    ("id", pa.string()),
+    ("uri", pa.string()),
+    ("content_sha256", pa.string()),
+    ("label", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("logits", pa.list_(pa.float32())),
+    ("logit_classes", pa.list_(pa.int32())),
+    ("maps", pa.list_(_MAP)),
+    ("view", _VIEW),
+])
+
+FAILURES = pa.schema([(name, pa.string()) for name in ("id", "uri", "stage", "error_type", "message")])
+
+MANIFEST = pa.schema([
+    ("id", pa.string()),
+    ("uri", pa.string()),
+    ("label", pa.string()),
+    ("boxes", pa.list_(pa.list_(pa.float32()))),
+    ("shard", pa.int32()),
+])
+
+
+def encode_records(records: Iterable[Record], metadata: dict[str, str]) -> bytes:
+    """The Parquet file of a shard's records."""
+    return _encode([_record_row(record) for record in records], RECORDS, metadata)
+
+
+def encode_failures(failures: Iterable[Failure], metadata: dict[str, str]) -> bytes:
+    """The Parquet file of a shard's failures."""
+    return _encode([vars(failure) for failure in failures], FAILURES, metadata)
+
+
+def encode_manifest(entries: Sequence[Entry], shard_size: int, metadata: dict[str, str]) -> bytes:
+    """The Parquet file of the resolved input; one row group a shard, so that a worker reads its own and no more."""
+    columns: dict[str, list[Any]] = {
+        "id": [entry.id for entry in entries],
+        "uri": [entry.uri for entry in entries],
+        "label": [entry.label for entry in entries],
+        "boxes": [entry.boxes for entry in entries],
+        "shard": [i // shard_size for i in range(len(entries))],
+    }
+    return _write(pa.table(columns, schema=MANIFEST), metadata, row_group_size=shard_size)
+
+
+def read_manifest_shard(uri: str, shard: int) -> list[Entry]:
+    """The entries of one shard, read from its row group alone."""
+    with _open(uri) as file:
+        return [_entry(row) for row in pq.ParquetFile(file).read_row_group(shard).to_pylist()]
+
+
+def read_manifest(uri: str) -> Iterator[Entry]:
+    """All entries, a shard at a time."""
+    with _open(uri) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            yield from (_entry(row) for row in parquet.read_row_group(group).to_pylist())
+
+
+def read_metadata(uri: str) -> dict[str, str]:
+    """What this project wrote into a file's footer, without the prefix."""
+    with _open(uri) as file:
+        found = pq.read_schema(file).metadata or {}
+    decoded = {key.decode(): value.decode() for key, value in found.items()}
+    return {key.removeprefix(METADATA_PREFIX): value for key, value in decoded.items() if key.startswith(METADATA_PREFIX)}
+
+
+def read_records(uri: str) -> Iterator[Record]:
+    """The records of one file, in order."""
+    for row in read_table(uri).to_pylist():
+        yield _record(row)
+
+
+def read_failures(uri: str) -> Iterator[Failure]:
+    """The failures of one file, in order."""
+    for row in read_table(uri).to_pylist():
+        yield Failure(**row)
+
+
+def read_table(uri: str) -> pa.Table:
+    """A Parquet file as an Arrow table."""
+    with _open(uri) as file:
+        return pq.ParquetFile(file).read()
+
+
+def concat_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of one schema, one after the other; no table gives an empty one of records."""
+    return pa.concat_tables(tables) if tables else RECORDS.empty_table()
+
+
+def read_rows(data: bytes) -> Iterator[dict[str, Any]]:
+    """The rows of any Parquet file, such as a user's own manifest."""
+    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
+        yield from batch.to_pylist()
+
+
+def _encode(rows: list[dict[str, Any]], schema: pa.Schema, metadata: dict[str, str]) -> bytes:
+    return _write(pa.Table.from_pylist(rows, schema=schema), metadata)
+
+
+def _write(table: pa.Table, metadata: dict[str, str], row_group_size: int | None = None) -> bytes:
+    table = table.replace_schema_metadata({METADATA_PREFIX + key: value for key, value in metadata.items()})
+    buffer = pa.BufferOutputStream()
+    # Dictionaries would be built for maps and logits that never repeat; small batches keep pages of maps small.
+    repeated = [name for name in ("label", "view.mode", "stage", "error_type", "maps.list.element.method",
+                                  "maps.list.element.dtype") if _has_leaf(table.schema, name)]  # fmt: skip
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=repeated, write_batch_size=64,
+                   row_group_size=row_group_size, store_schema=True)  # fmt: skip
+    return buffer.getvalue().to_pybytes()
+
+
+def _has_leaf(schema: pa.Schema, path: str) -> bool:
+    return path.split(".", 1)[0] in schema.names
+
+
+def _open(uri: str) -> Any:  # noqa: ANN401
+    store, path = storage.open_store(uri)
+    return store.open(path, "rb")
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    boxes = row["boxes"]
+    return Entry(row["uri"], row["label"], None if boxes is None else tuple(tuple(box) for box in boxes))
+
+
+def _record_row(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "uri": record.uri,
+        "content_sha256": record.content_sha256,
+        "label": record.label,
+        "width": record.geometry.width,
+        "height": record.geometry.height,
+        "logits": record.logits,
+        "logit_classes": record.logit_classes,
+        "maps": [_map_row(values) for values in record.maps],
+        "view": vars(record.geometry.view),
+    }
+
+
+def _map_row(values: MapRecord) -> dict[str, Any]:
+    row = {name: value for name, value in vars(values).items() if name not in ("encoded", "geometry")}
+    return row | vars(values.encoded)
+
+
+def _record(row: dict[str, Any]) -> Record:
+    geometry = Geometry(row["width"], row["height"], View(**row["view"]))
+    logits, classes = pa.array(row["logits"], pa.float32()), row["logit_classes"]
+    return Record(
+        row["id"], row["uri"], row["content_sha256"], row["label"], geometry, logits.to_numpy(),
+        None if classes is None else pa.array(classes, pa.int32()).to_numpy(),
+        tuple(_map_record(values, geometry) for values in row["maps"]),
+    )  # fmt: skip
+
+
+def _map_record(row: dict[str, Any], geometry: Geometry) -> MapRecord:
+    encoded = EncodedMap(*(row.pop(name) for name in ("height", "width", "dtype", "scale", "data")))
+    box = row.pop("box")
+    return MapRecord(encoded=encoded, geometry=geometry, box=None if box is None else tuple(box), **row)

@@ -1,0 +1,72 @@
+"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+class Counter:
+    """A number that threads add to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self, amount: int) -> None:
+        """Adds to it."""
+        with self._lock:
+            self.value += amount
+
+
+images_done = Counter()
+"""Images finished in this process; workers add, the progress bar reads."""
+
+
+@contextmanager
+def show_progress(total: int, done: Callable[[], int], interval: float = 0.5) -> Iterator[None]:
+    """Shows how far a job is while the block runs.
+
+    Args:
+        total: images in all.
+        done: how many are finished, counted anew at each call.
+        interval: seconds between two looks on a terminal; a log gets a line every twenty times that.
+    """
+    stop = threading.Event()
+    watch = _watch_terminal if sys.stderr.isatty() else _watch_log
+    thread = threading.Thread(target=watch, args=(total, done, interval, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch_terminal(total: int, done: Callable[[], int], interval: float, stop: threading.Event) -> None:
+    first = done()
+    with tqdm(total=total, initial=first, unit="img", dynamic_ncols=True, smoothing=0.1) as bar:
+        while not stop.wait(interval):
+            bar.update(done() - bar.n)
+        bar.update(done() - bar.n)
+
+
+def _watch_log(total: int, done: Callable[[], int], interval: float, stop: threading.Event) -> None:
+    first, start = done(), time.monotonic()
+    while not stop.wait(20 * interval):
+        now, seconds = done(), time.monotonic() - start
+        rate = (now - first) / seconds
+        left = f", {_duration((total - now) / rate)} left" if rate > 0 else ""
+        sys.stderr.write(f"{now} of {total} images, {rate:.1f} images/s{left}\n")
+        sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,92 @@
+"""What travels through the pipeline and what readers get back: plain frozen records, with no engine behind them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.codec import EncodedMap, decode_map
+from pipeline.geometry import Geometry, View, project_map
+
+SCHEMA_VERSION = 1
+
+__all__ = ["SCHEMA_VERSION", "Entry", "Failure", "Geometry", "MapRecord", "Record", "View", "image_id"]
+
+
+def image_id(uri: str) -> str:
+    """The first 32 hex digits of the SHA-256 of a uri: the same image has the same id in every run."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the resolved input."""
+
+    uri: str
+    label: str | None = None  # as given: a class name or index
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None  # x, y, w, h in original pixels
+
+    @property
+    def id(self) -> str:
+        """See `image_id`."""
+        return image_id(self.uri)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One image that could not be explained."""
+
+    id: str
+    uri: str
+    stage: str  # "read", "decode" or "explain"
+    error_type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class MapRecord:
+    """The map of one method and one target of one image."""
+
+    method: str
+    target: int  # class index
+    rank: int  # place of the target among the best classes, from 0; -1 beyond the fifth or the requested top
+    score: float  # logit
+    probability: float  # softmax or sigmoid of the logits
+    encoded: EncodedMap
+    box: tuple[float, float, float, float] | None  # x, y, w, h of the strongest region, original pixels; None: no region
+    peak_x: float  # centre of the strongest cell, original pixels
+    peak_y: float
+    total: float  # sum of the positive part of the raw map
+    negative_share: float  # the negative part's share of sum |map|, in [0, 1]; 0 for an empty map
+    overlay: str | None  # path below the run
+    geometry: Geometry  # the image's; not stored with the map
+
+    def array(self) -> np.ndarray:
+        """The raw, signed map: (h, w) float32, the activation's own size."""
+        return decode_map(self.encoded)
+
+    def resized(self) -> np.ndarray:
+        """The raw map in the original image's pixels: (height, width) float32, bilinear; 0 where the model saw nothing."""
+        return project_map(self.array(), self.geometry)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One explained image."""
+
+    id: str
+    uri: str
+    content_sha256: str  # of the file's bytes
+    label: str | None
+    geometry: Geometry
+    logits: np.ndarray  # float32, every class in order, or the best ones
+    logit_classes: np.ndarray | None  # int32, the classes of `logits` where it holds the best ones only
+    maps: tuple[MapRecord, ...]
+
+    @property
+    def predicted(self) -> int:
+        """The class with the highest logit."""
+        best = int(np.argmax(self.logits))
+        return best if self.logit_classes is None else int(self.logit_classes[best])

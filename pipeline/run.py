@@ -1,0 +1,214 @@
+"""A run from plan to summary: resolve the input, refuse what does not belong together, sum up what was committed."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import parquet, storage
+from pipeline.config import RunConfig, describe_difference
+from pipeline.errors import ConfigError, RunError
+from pipeline.layout import RunLayout
+from pipeline.listing import list_images
+from pipeline.records import SCHEMA_VERSION, Entry
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start, or to go on."""
+
+    config: RunConfig
+    n_images: int
+    n_duplicates: int  # repetitions of a uri that were left out
+    n_shards: int
+    pending: tuple[int, ...]  # shards without a marker
+    metadata: dict[str, str]
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where its files lie."""
+        return RunLayout(self.config.output)
+
+
+def list_input(config: RunConfig) -> tuple[list[Entry], int]:
+    """The images of a job, and how many repetitions were left out.
+
+    Raises:
+        ConfigError: nothing matches, or targets need labels and there are none.
+    """
+    entries, n_duplicates = list_images(config.images, config.labels, config.label_column)
+    if config.parsed_targets.need_labels and all(entry.label is None for entry in entries):
+        raise ConfigError(
+            f"--targets {config.targets} needs labels, and the input has none: give a manifest with a column "
+            f"{config.label_column!r}, or --labels folder"
+        )
+    return entries, n_duplicates
+
+
+def plan_run(
+    config: RunConfig, entries: list[Entry], n_duplicates: int, metadata: dict[str, str], overwrite: bool = False
+) -> Plan:
+    """Starts a run on disk, or finds the one that is there.
+
+    Args:
+        config: the job.
+        entries: its input, for a run that is not there yet; one that is there goes on with its own.
+        n_duplicates: how many repetitions were left out of `entries`.
+        metadata: what the run's files say of the model.
+        overwrite: whether to remove another run from the output folder first.
+
+    Raises:
+        ConfigError: the folder holds a run of another configuration or model, holds something else, or cannot be
+            written.
+    """
+    layout = RunLayout(config.output)
+    if overwrite:
+        remove_run(layout)
+    if not storage.exists(layout.uri(layout.MANIFEST)):
+        _start_run(config, layout, entries, n_duplicates, metadata)
+    else:
+        _check_same_run(config, layout, metadata)
+    storage.remove_temporaries(config.output)
+    return read_plan(config)
+
+
+def read_plan(config: RunConfig) -> Plan:
+    """The plan of the run that is on disk."""
+    layout = RunLayout(config.output)
+    metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
+    n_images, n_shards = int(metadata["n_images"]), int(metadata["n_shards"])
+    done = committed_shards(layout)
+    pending = tuple(shard for shard in range(n_shards) if shard not in done)
+    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata)
+
+
+def committed_shards(layout: RunLayout) -> set[int]:
+    """The shards whose markers are there."""
+    names = (uri.rsplit("/", 1)[-1] for uri in storage.list_files(layout.uri("shards")))
+    return {int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit()}
+
+
+def read_markers(layout: RunLayout, shards: range) -> list[dict[str, Any]]:
+    """The contents of all markers.
+
+    Raises:
+        RunError: one is missing or damaged.
+    """
+    markers = []
+    for shard in shards:
+        try:
+            markers.append(json.loads(storage.read_bytes(layout.uri(layout.marker(shard)))))
+        except (OSError, ValueError) as error:
+            raise RunError(f"the marker of shard {shard}, {layout.marker(shard)}, cannot be read: {error}") from error
+    return markers
+
+
+def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
+    """Sums the markers up, checks that nothing is missing, and writes run.json.
+
+    A run that was complete already keeps the summary it has.
+
+    Raises:
+        RunError: a shard is missing, or records and failures do not add up to the input.
+    """
+    layout = plan.layout
+    if not plan.pending and storage.exists(layout.uri(layout.SUMMARY)):
+        return read_summary(layout)
+    markers = read_markers(layout, range(plan.n_shards))
+    summary = _summarize(plan, markers, seconds)
+    if summary["records"] + summary["failures"] != plan.n_images:
+        raise RunError(
+            f"{plan.n_images} images went in, but {summary['records']} records and {summary['failures']} failures came "
+            f"out: `beamcam verify {layout.output}` tells which are missing"
+        )
+    storage.write_bytes(layout.uri(layout.SUMMARY), json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def read_summary(layout: RunLayout) -> dict[str, Any]:
+    """The content of run.json.
+
+    Raises:
+        RunError: it is not there, or damaged.
+    """
+    try:
+        return json.loads(storage.read_bytes(layout.uri(layout.SUMMARY)))
+    except FileNotFoundError:
+        raise RunError(f"{layout.output!r} holds no finished run: there is no {layout.SUMMARY} in it") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{layout.uri(layout.SUMMARY)} cannot be read: {error}") from error
+
+
+def remove_run(layout: RunLayout) -> None:
+    """Removes a run's files and nothing else; the manifest last, so that a removal that is cut short can be repeated."""
+    for folder in layout.FOLDERS:
+        storage.remove_folder(layout.uri(folder))
+    for name in (layout.SUMMARY, layout.MANIFEST):
+        storage.remove_file(layout.uri(name))
+
+
+def _start_run(
+    config: RunConfig, layout: RunLayout, entries: list[Entry], n_duplicates: int, metadata: dict[str, str]
+) -> None:
+    strangers = [name for name in layout.FOLDERS if storage.exists(layout.uri(name))]
+    if strangers:
+        raise ConfigError(
+            f"the output folder {config.output!r} holds {', '.join(strangers)} but no manifest of a run: "
+            "choose an empty folder"
+        )
+    n_shards = -(-len(entries) // config.shard_size)
+    facts = {"n_images": str(len(entries)), "n_shards": str(n_shards), "n_duplicates": str(n_duplicates)}
+    manifest = parquet.encode_manifest(
+        entries, config.shard_size, {**metadata, **facts, "config": json.dumps(config.identity(), sort_keys=True)}
+    )
+    try:
+        storage.write_bytes(layout.uri(layout.MANIFEST), manifest)
+    except OSError as error:
+        raise ConfigError(f"the output folder {config.output!r} cannot be written: {error}") from error
+
+
+def _check_same_run(config: RunConfig, layout: RunLayout, metadata: dict[str, str]) -> None:
+    there = parquet.read_metadata(layout.uri(layout.MANIFEST))
+    difference = describe_difference(json.loads(there["config"]), config.identity())
+    if difference:
+        raise ConfigError(
+            f"the output folder {config.output!r} holds a run of another configuration ({difference}): choose another "
+            "folder, or say --overwrite to remove that run"
+        )
+    if there["model_digest"] != metadata["model_digest"]:
+        raise ConfigError(
+            f"the output folder {config.output!r} holds a run of another model: {config.model!r} has changed since. "
+            "Choose another folder, or say --overwrite to remove that run"
+        )
+
+
+def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    kinds: collections.Counter[str] = collections.Counter()
+    stages: collections.Counter[str] = collections.Counter()
+    for marker in markers:
+        kinds.update(marker["failures_by_type"])
+        stages.update(marker["seconds"])
+    described = ("model", "model_digest", "activation_layer", "logits_layer", "probability", "preprocess")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": dataclasses.asdict(plan.config),
+        "config_digest": plan.metadata["config_digest"],
+        **{name: plan.metadata[name] for name in described},
+        "class_names": json.loads(plan.metadata["class_names"]),
+        "versions": json.loads(plan.metadata["versions"]),
+        "inputs": plan.n_images,
+        "duplicates": plan.n_duplicates,
+        "records": sum(marker["records"] for marker in markers),
+        "failures": sum(marker["failures"] for marker in markers),
+        "failures_by_type": dict(sorted(kinds.items())),
+        "overlays": sum(marker["overlays"] for marker in markers),
+        "shards": plan.n_shards,
+        "shards_this_time": len(plan.pending),
+        "seconds": round(seconds, 2),
+        "seconds_by_stage": {stage: round(value, 3) for stage, value in sorted(stages.items())},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

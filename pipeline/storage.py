@@ -1,0 +1,152 @@
+"""Every byte in and out: the one user of fsspec. Local paths, gs://, s3:// and whatever else fsspec knows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+# gcsfs asks for a bucket's storage layout over gRPC before each first access, which takes a minute and more where that
+# port is closed. Set the variable to "true" yourself to use hierarchical namespaces.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+import fsspec
+
+TEMPORARY = ".tmp-"  # the prefix of files that are being written
+
+
+def open_store(uri: str) -> tuple[Any, str]:
+    """The file system of a uri, and the path inside it."""
+    store = _file_system(_scheme(uri) or "file")
+    path = store._strip_protocol(uri)
+    return store, str(Path(path).absolute()) if is_local(uri) else path
+
+
+def is_local(uri: str) -> bool:
+    """Whether a uri is a path of this machine."""
+    return _scheme(uri) in ("", "file", "local")
+
+
+def absolute(uri: str) -> str:
+    """A uri that means the same from any working directory; local ones become plain absolute paths."""
+    return open_store(uri)[1] if is_local(uri) else uri
+
+
+def join(base: str, *parts: str) -> str:
+    """A path below `base`."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def is_absolute(uri: str) -> bool:
+    """Whether a uri stands on its own, and not below some folder."""
+    return bool(_scheme(uri)) or Path(uri).is_absolute()
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file or object.
+
+    Raises:
+        OSError: it is missing, a folder, or cannot be read.
+    """
+    store, path = open_store(uri)
+    return store.cat_file(path)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a file so that it appears whole or not at all: one PUT, or a temporary name and a rename."""
+    store, path = open_store(uri)
+    if not is_local(uri):
+        store.pipe_file(path, data)
+        return
+    target = Path(path)
+    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder."""
+    store, path = open_store(uri)
+    return bool(store.exists(path))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a uri is a folder (a prefix, on an object store)."""
+    store, path = open_store(uri)
+    return bool(store.isdir(path))
+
+
+def list_files(uri: str, recursive: bool = False) -> list[str]:
+    """The files of a folder, sorted, as uris; empty if there is no such folder."""
+    store, path = open_store(uri)
+    store.invalidate_cache()
+    try:
+        found = store.find(path, maxdepth=None if recursive else 1)
+    except FileNotFoundError:
+        return []
+    return sorted(_as_uri(uri, store, name) for name in found)
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that match a pattern, sorted, as uris."""
+    store, path = open_store(pattern)
+    return sorted(
+        _as_uri(pattern, store, name) for name, info in store.glob(path, detail=True).items() if info["type"] == "file"
+    )
+
+
+def remove_file(uri: str) -> None:
+    """Removes a file; it is no error if it is not there."""
+    store, path = open_store(uri)
+    with contextlib.suppress(FileNotFoundError):
+        store.rm_file(path)
+
+
+def remove_folder(uri: str) -> None:
+    """Removes a folder with all that it holds; it is no error if it is not there."""
+    store, path = open_store(uri)
+    with contextlib.suppress(FileNotFoundError):
+        store.rm(path, recursive=True)
+
+
+def download(uri: str, folder: str) -> str:
+    """A local path with the content of `uri`: itself if it is local, else a copy in `folder`."""
+    store, path = open_store(uri)
+    if is_local(uri):
+        return path
+    target = str(Path(folder) / Path(path).name)
+    store.get(path, target, recursive=bool(store.isdir(path)))
+    return target
+
+
+def remove_temporaries(uri: str) -> None:
+    """Removes what killed writers left behind; only local stores have temporary files."""
+    if is_local(uri) and is_folder(uri):
+        for path in _temporaries(uri):
+            path.unlink(missing_ok=True)
+
+
+def _temporaries(uri: str) -> Iterator[Path]:
+    return Path(open_store(uri)[1]).rglob(f"{TEMPORARY}*")
+
+
+def _scheme(uri: str) -> str:
+    return uri.split("://", 1)[0] if "://" in uri else ""
+
+
+@lru_cache(maxsize=16)
+def _file_system(scheme: str) -> Any:  # noqa: ANN401
+    return fsspec.filesystem(scheme)
+
+
+def _as_uri(like: str, store: Any, path: str) -> str:  # noqa: ANN401
+    return path if is_local(like) else store.unstrip_protocol(path)

@@ -1,0 +1,285 @@
+"""The one door to `explainers`: a model loaded once, explaining batches of pixels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import explainers as ex
+from explainers.compiled import PREPROCESSES
+from explainers.errors import ExplainerError
+from pipeline import models, storage
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.records import SCHEMA_VERSION
+
+logger = logging.getLogger(__name__)
+
+_SCALING_LAYERS = {"Rescaling", "Normalization"}
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What the model says of n images."""
+
+    logits: np.ndarray  # (n, L) float32
+    probabilities: np.ndarray  # (n, L) float32
+    targets: np.ndarray  # (n, K) int32
+    maps: dict[str, np.ndarray]  # method -> (n, h, w, K) float32, raw
+    shown: dict[str, np.ndarray]  # the same as their papers show them, in [0, 1]
+
+
+class Worker:
+    """A model with its compiled explainers; make one a process, and call it from any thread.
+
+    Attributes:
+        input_size: (height, width) of the model, pixels.
+        n_classes: L.
+        class_names: one a class, or None.
+        model_digest: SHA-256 of the model.
+        metadata: what every Parquet file says of where its numbers come from.
+    """
+
+    def __init__(self, config: RunConfig):
+        try:
+            self._load(config)
+        except ExplainerError as error:
+            raise ConfigError(str(error)) from error
+
+    def _load(self, config: RunConfig) -> None:
+        for name in config.methods:
+            ex.methods.get_method(name)  # a misspelt method is told before the model is loaded
+        self.config = config
+        model, self.model_digest = models.load_model(config.model, config.allow_unsafe_model)
+        self.exposed = _expose(model, config)
+        self.n_classes = self.exposed.n_classes
+        self.class_names = load_class_names(config.class_names, self.n_classes) if config.class_names else None
+        self.preprocess = config.preprocess or _tell_preprocess(config.model, self.exposed)
+        preprocess = self.preprocess if self.preprocess in PREPROCESSES else models.load_callable(self.preprocess, "--preprocess")
+        columns = config.parsed_targets.columns(self.n_classes)
+        _check_targets(config, columns, self.n_classes)
+        self.explainer = ex.Explainer(
+            self.exposed, config.methods, top_k=columns, batch_size=config.batch_size,
+            input_shape=_input_shape(self.exposed, config), preprocess=preprocess,
+            jit={"auto": "auto", "on": True, "off": False}[config.jit],
+        )  # fmt: skip
+        self.explainer.warm_up()
+        self.input_size = self.explainer.input_shape[:2]
+        self.metadata = self._describe()
+
+    def explain(self, images: Sequence[np.ndarray], targets: Sequence[Sequence[int]]) -> BatchResult:
+        """Explains at most `batch_size` images.
+
+        Args:
+            images: (H, W, 3) uint8 each.
+            targets: the classes of each; `PREDICTED` where the model chooses.
+        """
+        pixels = np.stack(images)
+        if self.explainer.input_shape[-1] == 1:
+            pixels = _to_grey(pixels)
+        explanation = self.explainer(pixels, np.asarray(targets, np.int32))
+        shown = {name: ex.METHODS[name].postprocessing(maps).numpy() for name, maps in explanation.maps.items()}
+        return BatchResult(explanation.logits, self.probabilities(explanation.logits), explanation.targets,
+                           explanation.maps, shown)  # fmt: skip
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Sigmoid where the model ends in one (or has a single unit), else softmax."""
+        if self.exposed.probability == "sigmoid" or self.n_classes == 1:
+            return 0.5 * (1 + np.tanh(logits / 2))
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return shifted / shifted.sum(axis=-1, keepdims=True)
+
+    def label_index(self, label: str | None) -> int | None:
+        """The class that a label means: its name, or its index as a number; None if it means none."""
+        if label is None:
+            return None
+        if self.class_names is not None and label in self.class_names:
+            return self.class_names.index(label)
+        return int(label) if label.isdecimal() and int(label) < self.n_classes else None
+
+    def _describe(self) -> dict[str, str]:
+        return {
+            "schema_version": str(SCHEMA_VERSION),
+            "config_digest": self.config.digest(),
+            "model": self.config.model,
+            "model_digest": self.model_digest,
+            "activation_layer": self.exposed.activation_layer,
+            "logits_layer": self.exposed.logits_layer,
+            "probability": self.exposed.probability or "",
+            "preprocess": self.preprocess,
+            "class_names": json.dumps(self.class_names),
+            "versions": json.dumps(versions(), sort_keys=True),
+        }
+
+
+_workers: dict[str, Worker] = {}
+_lock = threading.Lock()
+
+
+def shared_worker(config: RunConfig) -> Worker:
+    """The process's one worker for a configuration, loaded by whoever asks first.
+
+    The launcher, which loads the model to validate the job, and a runner in the same process so share it.
+    """
+    key = json.dumps(config.to_dict(), sort_keys=True)
+    with _lock:
+        if key not in _workers:
+            _workers.clear()  # one model at a time: memory is for batches
+            _workers[key] = Worker(config)
+        return _workers[key]
+
+
+def versions() -> dict[str, str]:
+    """The versions of what computes the numbers."""
+    packages = ("beamcam", "tensorflow", "keras", "numpy", "pillow", "pyarrow")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+
+
+def load_class_names(uri: str, n_classes: int) -> list[str]:
+    """Reads class names: one a line, or `index wnid name`, or a JSON list or object as Keras's ImageNet index.
+
+    Raises:
+        ConfigError: it cannot be read, or the number of names is not the number of classes.
+    """
+    try:
+        text = storage.read_bytes(uri).decode("utf-8-sig")
+        names = _names_from_json(json.loads(text)) if uri.endswith(".json") else _names_from_lines(text.splitlines())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"--class-names {uri!r} cannot be read: {type(error).__name__}: {error}") from error
+    if len(names) != n_classes:
+        raise ConfigError(f"--class-names {uri!r} holds {len(names)} names, and the model has {n_classes} classes")
+    return names
+
+
+def _names_from_json(content: Any) -> list[str]:  # noqa: ANN401
+    values = [content[str(i)] for i in range(len(content))] if isinstance(content, dict) else content
+    return [value[-1] if isinstance(value, list) else str(value) for value in values]
+
+
+def _names_from_lines(lines: Sequence[str]) -> list[str]:
+    names = [line.strip() for line in lines if line.strip()]
+    if names and all(name.split()[0] == str(i) and " " in name for i, name in enumerate(names)):
+        names = [name.split(maxsplit=1)[1] for name in names]
+    if names and all(_starts_with_wnid(name) for name in names):
+        names = [name.split(maxsplit=1)[1] for name in names]
+    return names
+
+
+def _starts_with_wnid(name: str) -> bool:
+    first, _, rest = name.partition(" ")
+    return bool(rest) and len(first) == 9 and first[0] == "n" and first[1:].isdigit()
+
+
+def _expose(model: Any, config: RunConfig) -> ex.Exposed:  # noqa: ANN401
+    if any(ex.METHODS[name].spatial for name in config.methods) or config.layer or config.logits_layer:
+        return ex.expose(model, config.layer, config.logits_layer)
+    return ex.inspection.ensure_exposed(model, spatial=False)
+
+
+def _tell_preprocess(spec: str, exposed: ex.Exposed) -> str:
+    mode = models.application_mode(spec)
+    if mode is not None:
+        return mode
+    # A model that scales its pixels does so in its first layers.
+    if any(type(step.operation).__name__ in _SCALING_LAYERS for step in exposed.graph.steps[:4]):
+        return "none"
+    raise ConfigError(
+        "--preprocess is needed, since the model does not scale its pixels itself: tf for x/127.5-1, torch or caffe for "
+        "ImageNet's means, unit for x/255, none for raw pixels, or module:function"
+    )
+
+
+def _input_shape(exposed: ex.Exposed, config: RunConfig) -> tuple[int, int, int]:
+    declared = exposed.split.input_slots[0].shape
+    if len(exposed.split.input_slots) != 1 or len(declared) != 4 or declared[-1] not in (1, 3):
+        shapes = ", ".join(str(slot.shape) for slot in exposed.split.input_slots)
+        raise ConfigError(f"a model for images reads one input (N, H, W, 3) or (N, H, W, 1), and this one {shapes}")
+    height, width = config.input_size or declared[1:3]
+    if height is None or width is None:
+        raise ConfigError("the model leaves the size of its input open: give --input-size, such as 224 or 224x320")
+    return height, width, declared[-1]
+
+
+def _check_targets(config: RunConfig, columns: int, n_classes: int) -> None:
+    wrong = [index for index in config.parsed_targets.ids if not 0 <= index < n_classes]
+    if wrong or columns > n_classes:
+        raise ConfigError(f"--targets {config.targets} does not fit a model of {n_classes} classes, 0 to {n_classes - 1}")
+
+
+def _to_grey(pixels: np.ndarray) -> np.ndarray:
+    """RGB to one channel by Rec. 601 luma, as Pillow weighs it."""
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    return np.rint(luma).astype(np.uint8)[..., np.newaxis]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def describe_methods() -> list[str]:
+    """The table of methods as lines of text."""
+    rows = [("name", "method", "needs", "cost", "paper")]
+    rows += [(m.name, m.title, m.needs, m.cost, m.paper) for m in ex.METHODS.values()]
+    return [*_align(rows), "cost: f forward pass, h backward pass through the head, b through the model, k targets"]
+
+
+def describe_model(
+    spec: str, layer: str | None = None, logits_layer: str | None = None, allow_unsafe: bool = False
+) -> list[str]:
+    """A model's layers, the signal and the logits that will be used, the methods that fit, and warnings.
+
+    Raises:
+        ConfigError: it cannot be loaded or exposed.
+    """
+    model, digest = models.load_model(spec, allow_unsafe)
+    try:
+        exposed = ex.expose(model, layer, logits_layer)
+    except ExplainerError as error:
+        raise ConfigError(str(error)) from error
+    marks = {exposed.activation_layer: "<- signal", exposed.logits_layer: "<- logits"}
+    rows = [("layer", "type", "output", "")]
+    for step in exposed.graph.steps:
+        kind = type(step.layers[0] if step.layers else step.operation).__name__
+        rows.append((step.name, kind, str(step.outputs[0].shape[1:]), marks.get(step.name, "")))
+    lines = [*_align(rows), f"model {model.name}, {model.count_params():,} parameters, sha256 {digest[:16]}"]
+    lines.append(f"signal {exposed.activation_layer} {exposed.activation_shape[1:]}, logits {exposed.logits_layer} "
+                 f"({exposed.n_classes} classes), {exposed.probability or 'nothing'} taken off")  # fmt: skip
+    lines += [f"{name}: {_why_not(exposed, name) or 'fits'}" for name in ex.METHODS]
+    return [*lines, *(f"warning: {text}" for text in _warnings(spec, exposed))]
+
+
+def _why_not(exposed: ex.Exposed, name: str) -> str | None:
+    check = ex.METHODS[name].check
+    try:
+        if check is not None:
+            check(exposed)
+    except ExplainerError as error:
+        return f"does not fit: {error}"
+    return None
+
+
+def _warnings(spec: str, exposed: ex.Exposed) -> list[str]:
+    warnings = []
+    try:
+        _tell_preprocess(spec, exposed)
+    except ConfigError as error:
+        warnings.append(str(error))
+    if exposed.probability is None:
+        warnings.append("no softmax or sigmoid was found at the end: the output is taken for logits as it is")
+    return warnings
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
