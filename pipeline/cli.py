@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import BeamcamError, ConfigError
@@ -177,11 +178,28 @@ def _command(commands: Any, name: str, summary: str, epilog: str | None = None) 
 
 def _lazily(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
     def run_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+        if name not in ("verify",):
+            with _no_native_chatter():
+                import tensorflow  # noqa: F401
         from pipeline import commands
 
         return getattr(commands, name)(arguments, rest)
 
     return run_command
+
+
+@contextlib.contextmanager
+def _no_native_chatter() -> Iterator[None]:
+    """Keeps what TensorFlow's libraries write to the terminal while they load, which no setting of theirs stops."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def render_overlay(
 
 @lru_cache(maxsize=8)
 def color_table(name: str) -> tuple[bytes, tuple[int, ...]]:
-    """A colour map as an RGB palette of 256 entries, and the opacity of each: clear where a map is 0, 80 % at its peak.
+    """A colour map as an RGB palette of 256 entries, and the opacity of each: as strong as the map, up to 85 %.
 
     Raises:
         ValueError: `cmap` does not know the name.
@@ -58,7 +58,7 @@ def color_table(name: str) -> tuple[bytes, tuple[int, ...]]:
         rgba = cmap.Colormap(name)(np.linspace(0, 1, 256), bytes=True)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"there is no colour map {name!r}: try inferno, viridis, cividis, magma or gray") from error
-    opacity = np.rint(0.8 * 255 * np.sqrt(np.linspace(0, 1, 256)))
+    opacity = np.rint(0.85 * np.arange(256))
     return rgba[:, :3].astype(np.uint8).tobytes(), tuple(int(value) for value in opacity)
 
 
