@@ -1,4 +1,4 @@
-"""`Explainer`: one compiled program of one static shape, from uint8 pixels to logits, targets and maps of many methods."""
+"""`Explainer`: one compiled program of one static shape, from uint8 pixels to logits, targets and maps."""
 
 from __future__ import annotations
 
@@ -119,16 +119,16 @@ class Explainer:
         # The concrete function, traced here and now: threads that call it later can never trace it a second time.
         return tf.function(self._explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
 
-    def _explain(
-        self, images: tf.Tensor, targets: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    def _explain(self, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         inputs = self.preprocess(tf.cast(images, tf.float32))
         sharing = [method for method in self.methods.values() if method.combine is not None]
         signals = keras.tree.flatten(self.exposed.split(as_inputs(self.exposed, inputs)))
         logits, gradients = differentiate_head(
-            self.exposed, signals, lambda y: _choose(y, targets),
+            self.exposed,
+            signals,
+            lambda y: _choose(y, targets),
             needed=any(method.reads_gradients for method in sharing),
-        )  # fmt: skip
+        )
         chosen = _choose(logits, targets)
         weights = gather_weights(self.exposed, chosen) if any(m.reads_weights for m in sharing) else None
         shared = Signals(tf.cast(signals[0], tf.float32), gradients, weights)

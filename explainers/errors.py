@@ -1,10 +1,10 @@
 """The exceptions of this library, so that one `except` catches what a user can mend.
 
-    ExplainerError
-    ├── ModelError      the model cannot be exposed: no spatial signal, subclassed, several outputs ...
-    ├── LayerError      a named layer does not exist, or is ambiguous
-    ├── MethodError     a method is unknown, or cannot explain this model
-    └── InputError      images, units or options do not fit the model
+ExplainerError
+├── ModelError      the model cannot be exposed: no spatial signal, subclassed, several outputs ...
+├── LayerError      a named layer does not exist, or is ambiguous
+├── MethodError     a method is unknown, or cannot explain this model
+└── InputError      images, units or options do not fit the model
 """
 
 

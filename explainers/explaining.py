@@ -21,13 +21,13 @@ Resizing = tuple[int, ...] | bool | None
 def explain(
     method: str | Callable[..., tuple[tf.Tensor, tf.Tensor]],
     model: keras.Model,
-    x: Any,  # noqa: ANN401
-    y: Any = None,  # noqa: ANN401
+    x: Any,
+    y: Any = None,
     batch_size: int = 32,
     postprocessing: Postprocessing = "auto",
     resizing: Resizing = True,
     verbose: int | str = "auto",
-    **params: Any,  # noqa: ANN401
+    **params: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Explains every image of `x`, in compiled batches of one size.
 
@@ -53,7 +53,7 @@ def explain(
         MethodError: the method is unknown or does not fit the model.
     """
     known = get_method(method) if isinstance(method, str) else method_of(method)
-    function = known.function if isinstance(method, str) and known else method
+    function = get_method(method).function if isinstance(method, str) else method
     exposed = ensure_exposed(model, spatial=known is None or known.spatial)
     if postprocessing == "auto":
         postprocessing = known.postprocessing if known else None
@@ -76,7 +76,7 @@ def shortcut(method: Method) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """`explain` for one method, with the method's own post-processing: what `ex.gradcam` is."""
 
     @functools.wraps(explain)
-    def explain_with_method(*args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+    def explain_with_method(*args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
         return explain(method.name, *args, **kwargs)
 
     explain_with_method.__name__ = explain_with_method.__qualname__ = method.name
@@ -115,7 +115,7 @@ def _compiled_call(
     resizing: Resizing,
     params: dict[str, Any],
 ) -> tf.types.experimental.PolymorphicFunction:
-    """A compiled function from a batch to finished maps; kept with the model, so that a second call does not compile."""
+    """A compiled function from a batch to finished maps, kept with the model for the next call."""
     key = (method, postprocessing, resizing, tuple(sorted((name, repr(value)) for name, value in params.items())))
     if key not in exposed.compiled_calls:
 
@@ -147,9 +147,7 @@ def _batches(
     _check(exposed, images, units)
     size = min(batch_size, max(1, len(images)))
     starts = range(0, len(images), size)
-    padded = (
-        _pad(images[i : i + size], None if units is None else units[i : i + size], size) for i in starts
-    )
+    padded = (_pad(images[i : i + size], None if units is None else units[i : i + size], size) for i in starts)
     return padded, len(starts)
 
 

@@ -105,7 +105,7 @@ class Cast:
 def run_steps(steps: Iterable[Step], values: dict[int, tf.Tensor]) -> None:
     """Executes `steps` in inference mode, reading and writing `values` (slot index -> tensor)."""
 
-    def fill_in(leaf: Any) -> Any:  # noqa: ANN401
+    def fill_in(leaf: Any) -> Any:
         return values[leaf.index] if isinstance(leaf, Slot) else leaf
 
     for step in steps:
@@ -132,7 +132,7 @@ def flatten_model(model: keras.Model) -> Graph:
     return Graph(inputs, outputs, names, tuple(tracer.steps), tracer.submodels)
 
 
-def as_functional(operation: Any) -> keras.Model | None:  # noqa: ANN401
+def as_functional(operation: Any) -> keras.Model | None:
     """The functional graph behind a model or layer; None if it is opaque: a plain layer, or a `call` of its own."""
     if not isinstance(operation, keras.Model) or not type(operation).call.__module__.startswith("keras."):
         return None
@@ -171,7 +171,7 @@ class _Tracer:
         self.steps.append(Step(Cast(cast.dtype), (*prefix, tensor.name), (slot,), {}, (cast,)))
         return cast
 
-    def _visit(self, node: Any, slots: dict[int, Slot], prefix: tuple[str, ...]) -> tuple[Slot, ...]:  # noqa: ANN401
+    def _visit(self, node: Any, slots: dict[int, Slot], prefix: tuple[str, ...]) -> tuple[Slot, ...]:
         args, kwargs = node.arguments.fill_in(slots)
         path = (*prefix, node.operation.name)
         nested = as_functional(node.operation)
@@ -187,7 +187,7 @@ class _Tracer:
         return outputs
 
 
-def _call_parameters(operation: Any) -> tuple[str, ...]:  # noqa: ANN401
+def _call_parameters(operation: Any) -> tuple[str, ...]:
     return tuple(inspect.signature(operation.call).parameters)
 
 

@@ -13,8 +13,18 @@ from explainers.graph import Graph, Slot, Step
 PROBABILITIES = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "log_sigmoid": "sigmoid"}
 
 _RESHAPES = {"Reshape", "Flatten", "Squeeze", "ExpandDims"}
-_SAME_AT_INFERENCE = {"Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise",
-                      "GaussianDropout", "AlphaDropout", "ActivityRegularization", "Identity", "Cast"}  # fmt: skip
+_SAME_AT_INFERENCE = {
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+    "ActivityRegularization",
+    "Identity",
+    "Cast",
+}
 _AVERAGE_POOLS = {"GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"}
 _CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D"}
 
@@ -22,7 +32,7 @@ _CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D"}
 class Identity:
     """Stands where a separate softmax or sigmoid layer stood."""
 
-    def __init__(self, layer: Any):  # noqa: ANN401
+    def __init__(self, layer: Any):
         self.layer = layer
 
     def __call__(self, signal: tf.Tensor) -> tf.Tensor:
@@ -38,7 +48,7 @@ class WithoutActivation:
         self._twin = type(layer).from_config({**layer.get_config(), "activation": "linear"})
         self._twin.build_from_config(layer.get_build_config())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:  # noqa: ANN401
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """What the layer computes before its activation."""
         trainable = [variable.value for variable in self.layer.trainable_variables]
         constant = [variable.value for variable in self.layer.non_trainable_variables]
@@ -66,7 +76,7 @@ def undo_activation(graph: Graph, logits: Slot) -> tuple[Graph, str | None]:
 
 
 def activation_of(step: Step) -> str | None:
-    """The snake_case name of the activation that a step ends in ("softmax", "relu", "linear" ...); None if it has none."""
+    """The snake_case name of the activation that a step ends in, such as "softmax" or "linear"; None if it has none."""
     operation = step.operation
     kind = type(operation).__name__
     if kind in {"Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid", "ReLU", "Relu"}:
@@ -118,13 +128,13 @@ def class_kernel(steps: Sequence[Step], signal: Slot) -> tuple[Callable[[], tf.T
     return lambda: _as_matrix(kernels[0].kernel), ""
 
 
-def _as_matrix(kernel: Any) -> tf.Tensor:  # noqa: ANN401
+def _as_matrix(kernel: Any) -> tf.Tensor:
     # Not a squeeze: that would take away the class axis of a head with one unit.
     values = tf.convert_to_tensor(kernel)
     return tf.cast(tf.reshape(values, values.shape[-2:]), tf.float32)
 
 
-def _layer_of(step: Step) -> Any:  # noqa: ANN401
+def _layer_of(step: Step) -> Any:
     return getattr(step.operation, "layer", step.operation)
 
 
@@ -140,9 +150,9 @@ def _only_reshapes(step: Step) -> bool:
 def _averages(step: Step) -> bool:
     kind, (signal,) = type(step.operation).__name__, step.inputs[:1]
     if kind == "Mean":  # keras.ops.mean in a functional graph
-        axes = step.operation.axis if step.operation.axis is not None else ()
-        axes = axes if isinstance(axes, (tuple, list)) else (axes,)
-        return sorted(axis % len(signal.shape) for axis in axes) == list(range(1, len(signal.shape) - 1))
+        axis = getattr(step.operation, "axis", None)
+        axes = axis if isinstance(axis, (tuple, list)) else [] if axis is None else [axis]
+        return sorted(a % len(signal.shape) for a in axes) == list(range(1, len(signal.shape) - 1))
     return kind in _AVERAGE_POOLS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -16,7 +16,7 @@ from explainers.graph import Graph, Slot, Step, flatten_model, run_steps
 
 logger = logging.getLogger(__name__)
 
-Endpoint = str | int | Sequence[str] | dict[str, Any] | keras.layers.Layer
+Endpoint: TypeAlias = str | int | Sequence[str] | dict[str, Any] | keras.layers.Layer
 
 
 class Segment(keras.Model):
@@ -32,11 +32,11 @@ class Segment(keras.Model):
         self.output_slots = tuple(outputs)
         self.shared_layers = list({id(layer): layer for step in self.steps for layer in step.layers}.values())
 
-    def build(self, input_shape: Any) -> None:  # noqa: ANN401, ARG002
+    def build(self, input_shape: Any) -> None:  # noqa: ARG002
         """Nothing to build: every layer has its weights already."""
         self.built = True
 
-    def call(self, inputs: Any) -> Any:  # noqa: ANN401
+    def call(self, inputs: Any) -> Any:
         """Runs the steps in inference mode."""
         values = dict(zip((slot.index for slot in self.input_slots), keras.tree.flatten(inputs), strict=True))
         run_steps(self.steps, values)
@@ -81,18 +81,18 @@ class Exposed(keras.Model):
     @property
     def n_classes(self) -> int:
         """L, the number of logits."""
-        return self.head.output_slots[0].shape[-1]
+        return int(self.head.output_slots[0].shape[-1] or 0)
 
     @property
     def activation_shape(self) -> tuple[int | None, ...]:
         """The shape of the activations, batch first; None where the input's size leaves it open."""
         return self.head.input_slots[0].shape
 
-    def build(self, input_shape: Any) -> None:  # noqa: ANN401, ARG002
+    def build(self, input_shape: Any) -> None:  # noqa: ARG002
         """Nothing to build: every layer has its weights already."""
         self.built = True
 
-    def call(self, inputs: Any) -> list[tf.Tensor]:  # noqa: ANN401
+    def call(self, inputs: Any) -> list[tf.Tensor]:
         """`[logits (N, L), activations (N, h, w, C)]` of `inputs`, in inference mode."""
         signals = keras.tree.flatten(self.split(as_inputs(self, inputs)))
         return [self.head(signals), signals[0]]
@@ -139,14 +139,16 @@ def expose(model: keras.Model, arguments: Endpoint | None = None, outputs: Endpo
     _refuse_channels_first(graph)
     logits = _find_logits(graph, model, outputs)
     graph, probability = heads.undo_activation(graph, logits)
-    if arguments is None:
-        activations = _choose_signal(graph, logits)
-    else:
-        activations = _resolve(graph, model, arguments)
+    activations = _choose_signal(graph, logits) if arguments is None else _resolve(graph, model, arguments)
     cut = _cut(graph, activations, logits)
     if arguments is None:
-        logger.info("%s: explaining the signal %r %s, logits of %r", model.name, cut.activation_layer,
-                    activations.shape[1:], cut.logits_layer)  # fmt: skip
+        logger.info(
+            "%s: explaining the signal %r %s, logits of %r",
+            model.name,
+            cut.activation_layer,
+            activations.shape[1:],
+            cut.logits_layer,
+        )
     return Exposed(model, graph, cut, probability)
 
 
@@ -165,7 +167,7 @@ def ensure_exposed(model: keras.Model, *, spatial: bool = True) -> Exposed:
         return expose(model, arguments={"name": model.inputs[0].name, "link": "output"})
 
 
-def as_inputs(exposed: Exposed, inputs: Any) -> list[tf.Tensor]:  # noqa: ANN401
+def as_inputs(exposed: Exposed, inputs: Any) -> list[tf.Tensor]:
     """`inputs` as one tensor for each input of the model, in the dtype that the model declares."""
     slots = exposed.split.input_slots
     return [tf.cast(tf.convert_to_tensor(x), s.dtype) for x, s in zip(keras.tree.flatten(inputs), slots, strict=True)]
@@ -241,7 +243,7 @@ def _last_spatial(graph: Graph, logits: Slot, rank: int) -> Slot | None:
                 reached.append(slot)
         elif step is not None:
             frontier.extend(step.inputs)
-    return max(reached, key=lambda slot: graph.steps.index(graph.producer(slot)), default=None)  # type: ignore[arg-type]
+    return max(reached, key=lambda slot: graph.steps.index(graph.producer(slot)), default=None)
 
 
 def _between(graph: Graph, signal: Slot, logits: Slot) -> list[Step]:
@@ -291,8 +293,9 @@ def _cut(graph: Graph, activations: Slot, logits: Slot) -> Cut:
     inside = {slot.index for step in head_steps for slot in step.outputs} | {activations.index}
     skips = {slot.index: slot for step in head_steps for slot in step.inputs if slot.index not in inside}
     logits_step = next((step for step in reversed(head_steps) if heads.has_kernel(step)), head_steps[-1])
-    return Cut(activations, logits, tuple(head_steps), tuple(skips.values()), _slot_name(graph, activations),
-               logits_step.name)  # fmt: skip
+    return Cut(
+        activations, logits, tuple(head_steps), tuple(skips.values()), _slot_name(graph, activations), logits_step.name
+    )
 
 
 def _slot_name(graph: Graph, slot: Slot) -> str:
@@ -300,7 +303,7 @@ def _slot_name(graph: Graph, slot: Slot) -> str:
     return step.name if step is not None else "input"
 
 
-def _resolve(graph: Graph, model: keras.Model, endpoint: Any) -> Slot:  # noqa: ANN401
+def _resolve(graph: Graph, model: keras.Model, endpoint: Any) -> Slot:
     """The tensor that a user's description of an endpoint means."""
     link, node = "output", None
     if isinstance(endpoint, dict):
@@ -357,7 +360,7 @@ def _one_step(graph: Graph, name: str, node: int | str | None) -> Step:
             )
     if not steps:
         raise LayerError(_unknown_layer(graph, name))
-    return steps[-1 if node in (None, "last") else int(node)]  # type: ignore[arg-type]
+    return steps[-1 if node in (None, "last") else int(node)]
 
 
 def _unknown_layer(graph: Graph, name: str) -> str:

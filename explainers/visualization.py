@@ -26,7 +26,7 @@ class Picture:
         """Writes a PNG file."""
         Path(path).write_bytes(self._repr_png_())
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:  # noqa: ANN401, ARG002
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.asarray(self.pixels, dtype)
 
     def __repr__(self) -> str:
@@ -35,8 +35,8 @@ class Picture:
 
 
 def visualize(
-    images: Any,  # noqa: ANN401
-    overlays: Any = None,  # noqa: ANN401
+    images: Any,
+    overlays: Any = None,
     cols: int | None = None,
     alpha: float = 0.75,
     gap: int = 4,
@@ -67,7 +67,9 @@ def visualize(
         if len(overlays) != len(tiles):
             raise InputError(f"there must be one overlay an image, and there are {len(overlays)} for {len(tiles)}")
         tiles = [
-            tile for image, overlay in zip(tiles, overlays, strict=True) for tile in _overlay_units(image, overlay, alpha)
+            tile
+            for image, overlay in zip(tiles, overlays, strict=True)
+            for tile in _overlay_units(image, overlay, alpha)
         ]
     picture = Picture(_grid(tiles, cols or min(8, len(tiles)), gap))
     if to_file is not None:
@@ -102,11 +104,14 @@ def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    return np.stack([
-        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
-    ], axis=-1)  # fmt: skip
+    return np.stack(
+        [
+            4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+            -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+            -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+        ],
+        axis=-1,
+    )
 
 
 def _oklab_to_srgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -114,7 +119,7 @@ def _oklab_to_srgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.nd
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def _as_uint8(images: Any) -> list[np.ndarray]:  # noqa: ANN401
+def _as_uint8(images: Any) -> list[np.ndarray]:
     arrays = [np.asarray(image) for image in images]
     if all(array.dtype == np.uint8 for array in arrays):
         return arrays
@@ -133,7 +138,7 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
 
 
-def _overlay_units(image: np.ndarray, overlay: Any, alpha: float) -> list[np.ndarray]:  # noqa: ANN401
+def _overlay_units(image: np.ndarray, overlay: Any, alpha: float) -> list[np.ndarray]:
     if overlay is None:
         return [image]
     maps = np.asarray(overlay, np.float32)

@@ -22,7 +22,7 @@ _MODULES = {
 __all__ = sorted(_MODULES)  # noqa: PLE0605 - the table above is the one place that lists the names
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `beamcam --help` need not wait for Arrow."""
     if name not in _MODULES:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
-    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s %(message)s"
+    )
     quiet_libraries()
     if rest and not getattr(arguments, "takes_beam_options", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -72,15 +74,17 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _add_demo(commands: Any) -> None:  # noqa: ANN401
+def _add_demo(commands: Any) -> None:
     parser = _command(commands, "demo", "the two-minute tour: a data set and a model of its own, the whole job")
-    parser.add_argument("--output", default="demo", metavar="DIR", help="folder for all that it makes (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="demo", metavar="DIR", help="folder for all that it makes (default: %(default)s)"
+    )
     parser.add_argument("--count", type=int, default=480, metavar="N", help="images to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and the training (default: %(default)s)")
     parser.set_defaults(command=_lazily("demo"))
 
 
-def _add_run(commands: Any) -> None:  # noqa: ANN401
+def _add_run(commands: Any) -> None:
     parser = _command(commands, "run", "the main job: images in, records and overlays out", epilog=RUN_EXAMPLES)
     parser.set_defaults(command=_lazily("run"), takes_beam_options=True)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these options; the command line wins")
@@ -91,53 +95,89 @@ def _add_run(commands: Any) -> None:  # noqa: ANN401
     _add_control_options(parser.add_argument_group("control"))
 
 
-def _add_input_options(group: Any) -> None:  # noqa: ANN401
-    group.add_argument("--images", action="append", metavar="SPEC", help="folder, glob, image, or manifest (.csv .tsv .jsonl .txt .parquet "
-                       "with a column uri, and label and boxes if you like) on any store; may be given again")  # fmt: skip
-    group.add_argument("--labels", metavar="SOURCE", help="column (of the manifest), folder (each image's) or none (default: column)")
+def _add_input_options(group: Any) -> None:
+    group.add_argument(
+        "--images",
+        action="append",
+        metavar="SPEC",
+        help="folder, glob, image, or manifest (.csv .tsv .jsonl .txt .parquet "
+        "with a column uri, and label and boxes if you like) on any store; may be given again",
+    )
+    group.add_argument(
+        "--labels", metavar="SOURCE", help="column (of the manifest), folder (each image's) or none (default: column)"
+    )
     group.add_argument("--label-column", metavar="NAME", help="the manifest's column of labels (default: label)")
-    group.add_argument("--max-pixels", type=int, metavar="N", help="images with more pixels are failures (default: 100000000)")
+    group.add_argument(
+        "--max-pixels", type=int, metavar="N", help="images with more pixels are failures (default: 100000000)"
+    )
 
 
-def _add_model_options(group: Any) -> None:  # noqa: ANN401
+def _add_model_options(group: Any) -> None:
     group.add_argument("--model", metavar="SPEC", help=".keras or .h5 file, keras.applications:NAME, or module:factory")
-    group.add_argument("--preprocess", metavar="HOW", help="tf, caffe, torch, unit, none or module:function; needed unless the model "
-                       "tells")  # fmt: skip
+    group.add_argument(
+        "--preprocess",
+        metavar="HOW",
+        help="tf, caffe, torch, unit, none or module:function; needed unless the model tells",
+    )
     group.add_argument("--layer", metavar="NAME", help="the spatial signal to explain (default: the last one)")
     group.add_argument("--logits-layer", metavar="NAME", help="the logits, where a model has several outputs")
     group.add_argument("--class-names", metavar="FILE", help="one name a line, or JSON as Keras's ImageNet index")
     group.add_argument("--input-size", type=_size, metavar="HxW", help="where the model leaves it open: 224 or 224x320")
-    group.add_argument("--resize", metavar="HOW", help="stretch, crop (the largest centred part) or pad (default: stretch)")
+    group.add_argument(
+        "--resize", metavar="HOW", help="stretch, crop (the largest centred part) or pad (default: stretch)"
+    )
     group.add_argument("--jit", metavar="MODE", help="XLA: auto times both ways once, on, off (default: auto)")
-    group.add_argument("--allow-unsafe-model", action="store_true", default=None, help="run code that a model file brings along")
+    group.add_argument(
+        "--allow-unsafe-model", action="store_true", default=None, help="run code that a model file brings along"
+    )
 
 
-def _add_explaining_options(group: Any) -> None:  # noqa: ANN401
+def _add_explaining_options(group: Any) -> None:
     group.add_argument("--methods", type=_names, metavar="A,B", help="see `beamcam methods` (default: gradcam)")
-    group.add_argument("--targets", metavar="WHICH", help="top:K, label, predicted+label, ids:3,17 or all (default: top:1)")
+    group.add_argument(
+        "--targets", metavar="WHICH", help="top:K, label, predicted+label, ids:3,17 or all (default: top:1)"
+    )
     group.add_argument("--batch-size", type=int, metavar="N", help="images a batch (default: 32)")
 
 
-def _add_output_options(group: Any) -> None:  # noqa: ANN401
+def _add_output_options(group: Any) -> None:
     group.add_argument("--output", metavar="DIR", help="the run's folder, on any store")
-    group.add_argument("--overlays", metavar="STYLE", help="blend (over the photograph), layer (transparent) or none (default: blend)")
-    group.add_argument("--overlay-size", type=int, metavar="PX", help="longest side of an overlay (default: the original's)")
-    group.add_argument("--overlay-sample", type=float, metavar="SHARE", help="share of the images that get overlays, 0 to 1 (default: 1)")
+    group.add_argument(
+        "--overlays", metavar="STYLE", help="blend (over the photograph), layer (transparent) or none (default: blend)"
+    )
+    group.add_argument(
+        "--overlay-size", type=int, metavar="PX", help="longest side of an overlay (default: the original's)"
+    )
+    group.add_argument(
+        "--overlay-sample",
+        type=float,
+        metavar="SHARE",
+        help="share of the images that get overlays, 0 to 1 (default: 1)",
+    )
     group.add_argument("--colormap", metavar="NAME", help="inferno, viridis, cividis, ... (default: inferno)")
     group.add_argument("--logits", metavar="WHICH", help="all or top:K (default: all)")
-    group.add_argument("--map-dtype", metavar="TYPE", help="float16 keeps the sign; uint8 keeps the positive part in half the bytes "
-                       "(default: float16)")  # fmt: skip
-    group.add_argument("--shard-size", type=int, metavar="N", help="images a shard, the unit of work and of resuming (default: 256)")
+    group.add_argument(
+        "--map-dtype",
+        metavar="TYPE",
+        help="float16 keeps the sign; uint8 keeps the positive part in half the bytes (default: float16)",
+    )
+    group.add_argument(
+        "--shard-size", type=int, metavar="N", help="images a shard, the unit of work and of resuming (default: 256)"
+    )
 
 
-def _add_control_options(group: Any) -> None:  # noqa: ANN401
+def _add_control_options(group: Any) -> None:
     group.add_argument("--dry-run", action="store_true", help="measure one batch, print the plan, write nothing")
-    group.add_argument("--resume", action="store_true", help="go on with the run in the output folder (what happens anyway)")
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run in the output folder (what happens anyway)"
+    )
     group.add_argument("--overwrite", action="store_true", help="remove the run in the output folder first")
-    group.add_argument("--max-failures", type=int, metavar="N", help="exit with 1 if more images failed (default: any number may)")
+    group.add_argument(
+        "--max-failures", type=int, metavar="N", help="exit with 1 if more images failed (default: any number may)"
+    )
 
 
-def _add_inspect(commands: Any) -> None:  # noqa: ANN401
+def _add_inspect(commands: Any) -> None:
     parser = _command(commands, "inspect", "a model's layers, the signal that will be explained, the methods that fit")
     parser.add_argument("model", metavar="MODEL", help="as for `beamcam run --model`")
     parser.add_argument("--layer", metavar="NAME", help="the spatial signal, instead of the last one")
@@ -146,7 +186,7 @@ def _add_inspect(commands: Any) -> None:  # noqa: ANN401
     parser.set_defaults(command=_lazily("inspect"))
 
 
-def _add_show(commands: Any) -> None:  # noqa: ANN401
+def _add_show(commands: Any) -> None:
     parser = _command(commands, "show", "one image, explained without Beam, to a PNG")
     parser.add_argument("image", metavar="IMAGE", help="a path or uri")
     parser.add_argument("--output", metavar="FILE", help="the PNG (default: IMAGE's name with -explained.png, here)")
@@ -158,27 +198,32 @@ def _add_show(commands: Any) -> None:  # noqa: ANN401
     parser.set_defaults(command=_lazily("show"))
 
 
-def _add_verify(commands: Any) -> None:  # noqa: ANN401
+def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "prove that a run is whole; exit code 0 only if nothing is lost or doubled")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.set_defaults(command=_lazily("verify"))
 
 
-def _add_methods(commands: Any) -> None:  # noqa: ANN401
+def _add_methods(commands: Any) -> None:
     parser = _command(commands, "methods", "the table of methods: what each needs and costs")
     parser.set_defaults(command=_lazily("methods"))
 
 
-def _command(commands: Any, name: str, summary: str, epilog: str | None = None) -> argparse.ArgumentParser:  # noqa: ANN401
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+def _command(commands: Any, name: str, summary: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is done")
     return parser
 
 
 def _lazily(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
     def run_command(arguments: argparse.Namespace, rest: list[str]) -> int:
-        if name not in ("verify",):
+        if name != "verify":
             with _no_native_chatter():
                 import tensorflow  # noqa: F401
         from pipeline import commands

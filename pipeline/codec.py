@@ -44,7 +44,8 @@ def encode_map(values: np.ndarray, dtype: str = "float16") -> EncodedMap:
     scale = float(_float32_at_least(np.abs(wide).max(initial=0) / steps))
     data = wide / scale if scale > 0 else np.zeros_like(wide)
     stored = (np.rint(data) if dtype == "uint8" else data).astype(MAP_DTYPES[dtype])
-    return EncodedMap(*values.shape, MAP_DTYPES[dtype], scale, stored.tobytes())
+    height, width = values.shape
+    return EncodedMap(height, width, MAP_DTYPES[dtype], scale, stored.tobytes())
 
 
 def decode_map(encoded: EncodedMap) -> np.ndarray:

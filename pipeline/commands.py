@@ -8,8 +8,6 @@ import difflib
 import io
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +50,9 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
     from pipeline.worker import Worker
 
     with tempfile.TemporaryDirectory() as folder:
-        config = make_config(arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels="none")
+        config = make_config(
+            arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels="none"
+        )
         worker = Worker(config)
         job = ShardJob(config, worker, RunLayout(folder))
         loaded = job.load(Entry(storage.absolute(arguments.image)))
@@ -80,8 +80,8 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     if problems:
         raise RunError(f"{arguments.run}: {problems} problem{'s' if problems > 1 else ''} found")
     found = open_run(arguments.run)
-    say(f"{arguments.run}: {len(found)} records, {found.summary['failures']} failures, {found.summary['overlays']} overlays "
-        f"of {found.summary['inputs']} images in {found.summary['shards']} shards: nothing lost, doubled or damaged")  # fmt: skip
+    counts = ", ".join(f"{found.summary[name]} {name}" for name in ("records", "failures", "overlays"))
+    say(f"{arguments.run}: {counts} of {found.summary['inputs']} images: nothing lost, doubled or damaged")
     return 0
 
 
@@ -108,7 +108,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def make_config(arguments: argparse.Namespace, **fixed: Any) -> RunConfig:  # noqa: ANN401
+def make_config(arguments: argparse.Namespace, **fixed: Any) -> RunConfig:
     """The configuration from the options, a YAML file under them, and the defaults under that.
 
     Raises:
@@ -152,7 +152,7 @@ def read_config_file(uri: str) -> dict[str, Any]:
     return values
 
 
-def _from_yaml(name: str, value: Any) -> Any:  # noqa: ANN401
+def _from_yaml(name: str, value: Any) -> Any:
     if name in ("images", "methods"):
         return tuple(value) if isinstance(value, list) else tuple(part.strip() for part in str(value).split(","))
     if name == "input_size":
@@ -164,15 +164,15 @@ def _from_yaml(name: str, value: Any) -> Any:  # noqa: ANN401
 def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
     """What a run did, for the end of the terminal's output."""
     rate = f" ({summary['inputs'] / summary['seconds']:.1f} images/s)" if summary["seconds"] else ""
-    lines = [f"{summary['records']} records, {summary['failures']} failures, {summary['overlays']} overlays in "
-             f"{summary['seconds']:.0f} s{rate}"]  # fmt: skip
+    counts = ", ".join(f"{summary[name]} {name}" for name in ("records", "failures", "overlays"))
+    lines = [f"{counts} in {summary['seconds']:.0f} s{rate}"]
     if summary["duplicates"]:
         lines.append(f"{summary['duplicates']} repetitions in the input were left out")
     lines += [f"  {count} x {kind}" for kind, count in summary["failures_by_type"].items()]
     if summary["failures"]:
         lines.append(f"  each with its reason in {output}/failures/")
     stages = sorted(summary["seconds_by_stage"].items(), key=lambda item: -item[1])
-    lines.append("work by stage, summed over threads: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in stages))
+    lines.append("work, summed over threads: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in stages))
     lines.append(f"read it with pipeline.open_run({output!r}), or any Parquet reader: {output}/records/*.parquet")
     return lines
 
@@ -180,8 +180,11 @@ def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
 def _describe_record(record: Record, names: list[str] | None) -> list[str]:
     lines = [f"{record.uri}: {record.geometry.width} x {record.geometry.height} pixels"]
     for values in record.maps:
-        box = "nothing in the map is positive" if values.box is None else (
-            "strongest region x {:.0f} y {:.0f} w {:.0f} h {:.0f}".format(*values.box))  # fmt: skip
+        box = (
+            "nothing in the map is positive"
+            if values.box is None
+            else ("strongest region x {:.0f} y {:.0f} w {:.0f} h {:.0f}".format(*values.box))
+        )
         lines.append(f"  {values.method}: {class_name(values.target, names)}, p {values.probability:.3f}, {box}")
     return lines
 
@@ -203,6 +206,3 @@ def _show_sheet(record: Record, folder: Path, names: list[str] | None) -> bytes:
 def class_name(index: int, names: list[str] | None) -> str:
     """A class's name and index."""
     return f"{names[index]} ({index})" if names else f"class {index}"
-
-
-Say = Callable[[str], None]

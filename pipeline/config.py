@@ -62,7 +62,9 @@ class Targets:
         if self.kind == "all":
             return list(range(n_classes))
         labelled = PREDICTED if label is None else label
-        return {"top": [PREDICTED] * self.count, "label": [labelled], "predicted+label": [PREDICTED, labelled]}[self.kind]
+        return {"top": [PREDICTED] * self.count, "label": [labelled], "predicted+label": [PREDICTED, labelled]}[
+            self.kind
+        ]
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,6 @@ class RunConfig:
     allow_unsafe_model: bool = False
     jit: str = "auto"  # "auto", "on" or "off"
 
-
     def __post_init__(self) -> None:
         if not self.images:
             raise ConfigError("nothing to explain: give --images a folder, a glob or a manifest")
@@ -110,8 +111,13 @@ class RunConfig:
             raise ConfigError(f"--colormap: {error}") from error
 
     def _check_choices(self) -> None:
-        choices = {"resize": RESIZES, "overlays": STYLES, "map_dtype": tuple(MAP_DTYPES), "jit": ("auto", "on", "off"),
-                   "labels": LABEL_SOURCES}  # fmt: skip
+        choices = {
+            "resize": RESIZES,
+            "overlays": STYLES,
+            "map_dtype": tuple(MAP_DTYPES),
+            "jit": ("auto", "on", "off"),
+            "labels": LABEL_SOURCES,
+        }
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{_option(name)} is one of {', '.join(valid)}, not {getattr(self, name)!r}")
@@ -152,7 +158,9 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """The inverse of `to_dict`."""
-        tuples = {name: tuple(values[name]) for name in ("images", "methods", "input_size") if values.get(name) is not None}
+        tuples = {
+            name: tuple(values[name]) for name in ("images", "methods", "input_size") if values.get(name) is not None
+        }
         return cls(**{**values, **tuples})
 
     def identity(self) -> dict[str, Any]:

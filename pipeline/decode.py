@@ -13,8 +13,25 @@ from pipeline.errors import ImageError
 # Formats of photographs. Pillow reads others too, some by starting external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "MPO", "AVIF", "TGA", "ICO")
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-                            ".ppm", ".pgm", ".jp2", ".avif"))  # fmt: skip
+IMAGE_SUFFIXES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".avif",
+    )
+)
 """What a folder's images are told by."""
 
 
@@ -45,7 +62,7 @@ def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
         raise ImageError("decode", "TooLarge", f"{error}") from error
     except MemoryError as error:
         raise ImageError("decode", "TooLarge", "the image does not fit in memory") from error
-    except Exception as error:  # noqa: BLE001 - decoders of hostile files raise almost anything
+    except Exception as error:
         raise ImageError("decode", "BrokenImage", f"{type(error).__name__}: {error}") from error
 
 
@@ -54,9 +71,10 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(
-                "decode", "TooLarge",
+                "decode",
+                "TooLarge",
                 f"{width} x {height} is more than {max_pixels} pixels: raise --max-pixels to allow it",
-            )  # fmt: skip
+            )
         image.load()
         return _as_rgb(ImageOps.exif_transpose(image))
 
@@ -67,7 +85,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_integers(image)
     if image.mode == "F":
-        raise ImageError("decode", "UnsupportedPixels", "floating-point pixels have no agreed range: save as 8 or 16 bit")
+        raise ImageError(
+            "decode", "UnsupportedPixels", "floating-point pixels have no agreed range: save as 8 or 16 bit"
+        )
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -78,10 +98,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _from_integers(image: Image.Image) -> Image.Image:
     """16-bit grey by its upper byte; 32-bit files hold 16-bit values, or 8-bit ones if none is larger than 255."""
     values = np.asarray(image).astype(np.int64)
-    if image.mode == "I" and values.max(initial=0) <= 255:
-        grey = values
-    else:
-        grey = values >> 8
+    holds_bytes = image.mode == "I" and values.max(initial=0) <= 255
+    grey = values if holds_bytes else values >> 8
     return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
 
 

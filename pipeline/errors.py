@@ -1,9 +1,9 @@
 """The exceptions of the pipeline.
 
-    BeamcamError
-    ├── ConfigError     options, manifest, model or output folder are not as they must be: nothing was started
-    ├── RunError        a run on disk is not there, not whole, or could not be finished
-    └── ImageError      one image cannot be explained: becomes its failure row
+BeamcamError
+├── ConfigError     options, manifest, model or output folder are not as they must be: nothing was started
+├── RunError        a run on disk is not there, not whole, or could not be finished
+└── ImageError      one image cannot be explained: becomes its failure row
 """
 
 

@@ -43,15 +43,23 @@ class Geometry:
         """The part of the image that the model saw: left, top, right, bottom in original pixels."""
         view = self.view
         right, bottom = view.to_original(view.width, view.height)
-        return (max(0, round(view.offset_x)), max(0, round(view.offset_y)), min(self.width, round(right)),
-                min(self.height, round(bottom)))  # fmt: skip
+        return (
+            max(0, round(view.offset_x)),
+            max(0, round(view.offset_y)),
+            min(self.width, round(right)),
+            min(self.height, round(bottom)),
+        )
 
     def to_cells(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
         """The visible part in coordinates of a map of that shape (h, w): left, top, right, bottom in cells."""
         view, (left, top, right, bottom) = self.view, self.visible
         cell_x, cell_y = view.scale_x * view.width / shape[1], view.scale_y * view.height / shape[0]
-        return ((left - view.offset_x) / cell_x, (top - view.offset_y) / cell_y,
-                (right - view.offset_x) / cell_x, (bottom - view.offset_y) / cell_y)  # fmt: skip
+        return (
+            (left - view.offset_x) / cell_x,
+            (top - view.offset_y) / cell_y,
+            (right - view.offset_x) / cell_x,
+            (bottom - view.offset_y) / cell_y,
+        )
 
 
 def fit_view(mode: str, image_size: tuple[int, int], input_size: tuple[int, int]) -> View:
@@ -70,8 +78,14 @@ def fit_view(mode: str, image_size: tuple[int, int], input_size: tuple[int, int]
         zoom = min(width / input_width, height / input_height)
         part_width = min(width, max(1, round(zoom * input_width)))
         part_height = min(height, max(1, round(zoom * input_height)))
-        return View(mode, *input_size, part_width / input_width, part_height / input_height,
-                    float((width - part_width) // 2), float((height - part_height) // 2))  # fmt: skip
+        return View(
+            mode,
+            *input_size,
+            part_width / input_width,
+            part_height / input_height,
+            float((width - part_width) // 2),
+            float((height - part_height) // 2),
+        )
     zoom = max(width / input_width, height / input_height)
     inner_width = min(input_width, max(1, round(width / zoom)))
     inner_height = min(input_height, max(1, round(height / zoom)))

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.errors import ConfigError
@@ -47,13 +47,10 @@ def parse_beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def _option_parsers() -> list[list[str]]:
-    from argparse import ArgumentParser
-
     found = []
     for options in PipelineOptions.__subclasses__():
-        parser = ArgumentParser(add_help=False, conflict_handler="resolve")
-        if hasattr(options, "_add_argparse_args"):
-            options._add_argparse_args(parser)
+        parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve")
+        options._add_argparse_args(parser)
         found.append([name for action in parser._actions for name in action.option_strings])
     return found
 

@@ -54,14 +54,15 @@ def estimate_run(config: RunConfig) -> Iterator[str]:
     sample = entries[:: max(1, len(entries) // config.batch_size)][: config.batch_size]
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
-        marker = process_shard(0, sample, worker, RunLayout(folder))
+        process_shard(0, sample, worker, RunLayout(folder))
         seconds = (time.monotonic() - start) / len(sample)
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / len(sample)
     n_shards = -(-len(entries) // config.shard_size)
     yield f"{len(entries)} images in {n_shards} shards of {config.shard_size}" + (
-        f", {n_duplicates} repetitions left out" if n_duplicates else "")  # fmt: skip
+        f", {n_duplicates} repetitions left out" if n_duplicates else ""
+    )
     yield f"signal {worker.exposed.activation_layer}, logits {worker.exposed.logits_layer}, {worker.n_classes} classes"
-    yield f"measured on {len(sample)} of them: {1 / seconds:.1f} images/s, {size / 1e3:.1f} kB each, {marker['failures']} failures"
+    yield f"measured on {len(sample)}: {1 / seconds:.1f} images/s, {size / 1e3:.1f} kB an image"
     yield f"expected: {seconds * len(entries) / 60:.1f} minutes in one process, {size * len(entries) / 1e6:.1f} MB"
 
 
@@ -69,7 +70,7 @@ def _describe_plan(plan: Plan, layer: str) -> str:
     if not plan.pending:
         return f"the run in {plan.config.output} is complete: {plan.n_images} images; nothing to do"
     resumed = "" if len(plan.pending) == plan.n_shards else f", {plan.n_shards - len(plan.pending)} of them done before"
-    return (f"{plan.n_images} images in {plan.n_shards} shards{resumed}; {', '.join(plan.config.methods)} at {layer}")  # fmt: skip
+    return f"{plan.n_images} images in {plan.n_shards} shards{resumed}; {', '.join(plan.config.methods)} at {layer}"
 
 
 def _counting(plan: Plan) -> Callable[[], int]:
@@ -80,7 +81,9 @@ def _counting(plan: Plan) -> Callable[[], int]:
     def count() -> int:
         here = before + images_done.value - first
         if here == before and time.monotonic() - state["looked"] > 5:
-            state.update(markers=sum(_size(plan, shard) for shard in committed_shards(plan.layout)), looked=time.monotonic())
+            state.update(
+                markers=sum(_size(plan, shard) for shard in committed_shards(plan.layout)), looked=time.monotonic()
+            )
         return max(here, int(state["markers"]))
 
     return count
@@ -94,5 +97,7 @@ def _size(plan: Plan, shard: int) -> int:
 def _broken_off(plan: Plan, error: Exception) -> str:
     done = len(committed_shards(plan.layout))
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return (f"the job broke off: {reason}. {done} of {plan.n_shards} shards are committed and kept; "
-            "the same command goes on from there")  # fmt: skip
+    return (
+        f"the job broke off: {reason}. {done} of {plan.n_shards} shards are committed and kept; "
+        "the same command goes on from there"
+    )

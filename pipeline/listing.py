@@ -106,7 +106,7 @@ def _rows(name: str, data: bytes) -> Iterator[Mapping[str, Any]]:
         yield from (json.loads(line) for line in text.splitlines() if line.strip())
 
 
-def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str) -> Entry:  # noqa: ANN401
+def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str) -> Entry:
     if not isinstance(row, Mapping) or "uri" not in row:
         columns = ", ".join(map(str, row)) if isinstance(row, Mapping) else repr(row)
         raise ConfigError(f"the manifest {manifest!r} needs a column 'uri', and row {number} has: {columns}")
@@ -118,7 +118,7 @@ def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str)
     return Entry(resolved, None if label in (None, "") else str(label), _boxes(row.get("boxes"), number, manifest))
 
 
-def _boxes(value: Any, number: int, manifest: str) -> tuple[tuple[float, float, float, float], ...] | None:  # noqa: ANN401
+def _boxes(value: Any, number: int, manifest: str) -> tuple[tuple[float, float, float, float], ...] | None:
     if value in (None, ""):
         return None
     try:

@@ -64,8 +64,11 @@ def application_mode(spec: str) -> str | None:
     if not spec.startswith(APPLICATIONS):
         return None
     name = spec.removeprefix(APPLICATIONS).split("?")[0].lower()
-    modes = {"caffe": ("resnet50", "resnet101", "resnet152", "vgg"), "torch": ("densenet",),
-             "none": ("efficientnet", "convnext", "mobilenetv3")}  # fmt: skip
+    modes = {
+        "caffe": ("resnet50", "resnet101", "resnet152", "vgg"),
+        "torch": ("densenet",),
+        "none": ("efficientnet", "convnext", "mobilenetv3"),
+    }
     if name.endswith("v2") and name.startswith("resnet"):
         return "tf"
     return next((mode for mode, starts in modes.items() if name.startswith(starts)), "tf")
@@ -87,7 +90,7 @@ def _load_application(text: str) -> keras.Model:
         raise ConfigError(f"keras.applications could not make {text!r}: {error}") from error
 
 
-def _literal(text: str) -> Any:  # noqa: ANN401
+def _literal(text: str) -> Any:
     if text.lower() == "none":
         return None
     return int(text) if text.isdigit() else text
@@ -124,7 +127,9 @@ def _refuse_other_formats(path: Path, spec: str) -> None:
 
 def _refuse_code(path: Path, spec: str) -> None:
     """Looks for Lambda layers before Keras does, to say plainly what would run."""
-    names = [layer["config"].get("name", "?") for layer in _layers(_read_config(path)) if layer["class_name"] == "Lambda"]
+    names = [
+        layer["config"].get("name", "?") for layer in _layers(_read_config(path)) if layer["class_name"] == "Lambda"
+    ]
     if names:
         raise ConfigError(
             f"the model {spec!r} holds Python code, in the Lambda layers {', '.join(names)}, and loading it would run "
@@ -133,7 +138,7 @@ def _refuse_code(path: Path, spec: str) -> None:
         )
 
 
-def _read_config(path: Path) -> Any:  # noqa: ANN401
+def _read_config(path: Path) -> Any:
     try:
         if path.is_dir():
             return json.loads((path / "config.json").read_text())
@@ -148,7 +153,7 @@ def _read_config(path: Path) -> Any:  # noqa: ANN401
         return {}  # not a model at all, which Keras says better
 
 
-def _layers(config: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
+def _layers(config: Any) -> Iterator[dict[str, Any]]:
     if isinstance(config, dict):
         if isinstance(config.get("class_name"), str) and isinstance(config.get("config"), dict):
             yield config

@@ -15,57 +15,65 @@ from pipeline.records import Entry, Failure, Geometry, MapRecord, Record, View
 
 METADATA_PREFIX = "beamcam."
 
-_VIEW = pa.struct([
-    ("mode", pa.string()),
-    ("width", pa.int32()),
-    ("height", pa.int32()),
-    ("scale_x", pa.float64()),
-    ("scale_y", pa.float64()),
-    ("offset_x", pa.float64()),
-    ("offset_y", pa.float64()),
-])
+_VIEW = pa.struct(
+    [
+        ("mode", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("scale_x", pa.float64()),
+        ("scale_y", pa.float64()),
+        ("offset_x", pa.float64()),
+        ("offset_y", pa.float64()),
+    ]
+)
 
-_MAP = pa.struct([
-    ("method", pa.string()),
-    ("target", pa.int32()),
-    ("rank", pa.int16()),
-    ("score", pa.float32()),
-    ("probability", pa.float32()),
-    ("height", pa.int16()),
-    ("width", pa.int16()),
-    ("dtype", pa.string()),
-    ("scale", pa.float32()),
-    ("data", pa.binary()),
-    ("box", pa.list_(pa.float32())),
-    ("peak_x", pa.float32()),
-    ("peak_y", pa.float32()),
-    ("total", pa.float32()),
-    ("negative_share", pa.float32()),
-    ("overlay", pa.string()),
-])
+_MAP = pa.struct(
+    [
+        ("method", pa.string()),
+        ("target", pa.int32()),
+        ("rank", pa.int16()),
+        ("score", pa.float32()),
+        ("probability", pa.float32()),
+        ("height", pa.int16()),
+        ("width", pa.int16()),
+        ("dtype", pa.string()),
+        ("scale", pa.float32()),
+        ("data", pa.binary()),
+        ("box", pa.list_(pa.float32())),
+        ("peak_x", pa.float32()),
+        ("peak_y", pa.float32()),
+        ("total", pa.float32()),
+        ("negative_share", pa.float32()),
+        ("overlay", pa.string()),
+    ]
+)
 
-RECORDS = pa.schema([
-    ("id", pa.string()),
-    ("uri", pa.string()),
-    ("content_sha256", pa.string()),
-    ("label", pa.string()),
-    ("width", pa.int32()),
-    ("height", pa.int32()),
-    ("logits", pa.list_(pa.float32())),
-    ("logit_classes", pa.list_(pa.int32())),
-    ("maps", pa.list_(_MAP)),
-    ("view", _VIEW),
-])
+RECORDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("content_sha256", pa.string()),
+        ("label", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("logits", pa.list_(pa.float32())),
+        ("logit_classes", pa.list_(pa.int32())),
+        ("maps", pa.list_(_MAP)),
+        ("view", _VIEW),
+    ]
+)
 
 FAILURES = pa.schema([(name, pa.string()) for name in ("id", "uri", "stage", "error_type", "message")])
 
-MANIFEST = pa.schema([
-    ("id", pa.string()),
-    ("uri", pa.string()),
-    ("label", pa.string()),
-    ("boxes", pa.list_(pa.list_(pa.float32()))),
-    ("shard", pa.int32()),
-])
+MANIFEST = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("boxes", pa.list_(pa.list_(pa.float32()))),
+        ("shard", pa.int32()),
+    ]
+)
 
 
 def encode_records(records: Iterable[Record], metadata: dict[str, str]) -> bytes:
@@ -109,7 +117,9 @@ def read_metadata(uri: str) -> dict[str, str]:
     with _open(uri) as file:
         found = pq.read_schema(file).metadata or {}
     decoded = {key.decode(): value.decode() for key, value in found.items()}
-    return {key.removeprefix(METADATA_PREFIX): value for key, value in decoded.items() if key.startswith(METADATA_PREFIX)}
+    return {
+        key.removeprefix(METADATA_PREFIX): value for key, value in decoded.items() if key.startswith(METADATA_PREFIX)
+    }
 
 
 def read_records(uri: str) -> Iterator[Record]:
@@ -149,10 +159,20 @@ def _write(table: pa.Table, metadata: dict[str, str], row_group_size: int | None
     table = table.replace_schema_metadata({METADATA_PREFIX + key: value for key, value in metadata.items()})
     buffer = pa.BufferOutputStream()
     # Dictionaries would be built for maps and logits that never repeat; small batches keep pages of maps small.
-    repeated = [name for name in ("label", "view.mode", "stage", "error_type", "maps.list.element.method",
-                                  "maps.list.element.dtype") if _has_leaf(table.schema, name)]  # fmt: skip
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=repeated, write_batch_size=64,
-                   row_group_size=row_group_size, store_schema=True)  # fmt: skip
+    repeated = [
+        name
+        for name in ("label", "view.mode", "stage", "error_type", "maps.list.element.method", "maps.list.element.dtype")
+        if _has_leaf(table.schema, name)
+    ]
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        use_dictionary=repeated,
+        write_batch_size=64,
+        row_group_size=row_group_size,
+        store_schema=True,
+    )
     return buffer.getvalue().to_pybytes()
 
 
@@ -160,7 +180,7 @@ def _has_leaf(schema: pa.Schema, path: str) -> bool:
     return path.split(".", 1)[0] in schema.names
 
 
-def _open(uri: str) -> Any:  # noqa: ANN401
+def _open(uri: str) -> Any:
     store, path = storage.open_store(uri)
     return store.open(path, "rb")
 
@@ -194,10 +214,15 @@ def _record(row: dict[str, Any]) -> Record:
     geometry = Geometry(row["width"], row["height"], View(**row["view"]))
     logits, classes = pa.array(row["logits"], pa.float32()), row["logit_classes"]
     return Record(
-        row["id"], row["uri"], row["content_sha256"], row["label"], geometry, logits.to_numpy(),
+        row["id"],
+        row["uri"],
+        row["content_sha256"],
+        row["label"],
+        geometry,
+        logits.to_numpy(),
         None if classes is None else pa.array(classes, pa.int32()).to_numpy(),
         tuple(_map_record(values, geometry) for values in row["maps"]),
-    )  # fmt: skip
+    )
 
 
 def _map_record(row: dict[str, Any], geometry: Geometry) -> MapRecord:

@@ -55,7 +55,9 @@ class MapRecord:
     score: float  # logit
     probability: float  # softmax or sigmoid of the logits
     encoded: EncodedMap
-    box: tuple[float, float, float, float] | None  # x, y, w, h of the strongest region, original pixels; None: no region
+    box: (
+        tuple[float, float, float, float] | None
+    )  # x, y, w, h of the strongest region, original pixels; None: no region
     peak_x: float  # centre of the strongest cell, original pixels
     peak_y: float
     total: float  # sum of the positive part of the raw map
@@ -68,7 +70,7 @@ class MapRecord:
         return decode_map(self.encoded)
 
     def resized(self) -> np.ndarray:
-        """The raw map in the original image's pixels: (height, width) float32, bilinear; 0 where the model saw nothing."""
+        """The raw map in original pixels: (height, width) float32, bilinear; 0 where the model saw nothing."""
         return project_map(self.array(), self.geometry)
 
 

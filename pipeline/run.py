@@ -144,7 +144,7 @@ def read_summary(layout: RunLayout) -> dict[str, Any]:
 
 
 def remove_run(layout: RunLayout) -> None:
-    """Removes a run's files and nothing else; the manifest last, so that a removal that is cut short can be repeated."""
+    """Removes a run's files and nothing else; the manifest last, so that a removal cut short can be repeated."""
     for folder in layout.FOLDERS:
         storage.remove_folder(layout.uri(folder))
     for name in (layout.SUMMARY, layout.MANIFEST):

@@ -1,6 +1,6 @@
 """One shard from uris to committed files: the whole way of an image, read from top to bottom.
 
-    load (read, decode) -> explain (in batches) -> make_record (encode the map, render its overlay) -> commit
+load (read, decode) -> explain (in batches) -> make_record (encode the map, render its overlay) -> commit
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import collections
 import hashlib
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,14 +64,16 @@ class Stopwatch:
     """Seconds of work by stage, summed over threads."""
 
     seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def time(self, stage: str, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
+    def time(self, stage: str, function: Callable[..., T], *args: Any) -> T:
         """Calls a function and books its time."""
         start = time.perf_counter()
         try:
             return function(*args)
         finally:
-            self.seconds[stage] += time.perf_counter() - start
+            with self.lock:
+                self.seconds[stage] += time.perf_counter() - start
 
 
 def process_shard(
@@ -144,15 +147,22 @@ class ShardJob:
             return item
         loaded, logits = item.loaded, item.batch.logits[item.row]
         try:
-            if not np.isfinite(logits).all():
-                raise ImageError("explain", "NotFinite", "the model's logits are not finite numbers")
+            _refuse_not_finite(logits, "the logits")
             columns = self._columns(loaded.entry, item.batch.targets[item.row])
             maps = [self._make_map(item, method, k) for method in self.config.methods for k in columns]
         except ImageError as error:
             return _failure(loaded.entry, error)
         kept, classes = _keep_logits(logits, self.config.top_logits)
-        return Record(loaded.entry.id, loaded.entry.uri, loaded.content_sha256, loaded.entry.label, loaded.geometry,
-                      kept, classes, tuple(maps))  # fmt: skip
+        return Record(
+            loaded.entry.id,
+            loaded.entry.uri,
+            loaded.content_sha256,
+            loaded.entry.label,
+            loaded.geometry,
+            kept,
+            classes,
+            tuple(maps),
+        )
 
     def commit(self, shard: int, inputs: int, outcomes: list[Record | Failure]) -> dict[str, Any]:
         """Writes a shard's files, its marker last."""
@@ -162,7 +172,9 @@ class ShardJob:
             raise AssertionError(f"shard {shard}: {inputs} images went in, {len(outcomes)} came out")
         files = {
             self.layout.records(shard): self.watch.time("codec", parquet.encode_records, records, self.worker.metadata),
-            self.layout.failures(shard): self.watch.time("codec", parquet.encode_failures, failures, self.worker.metadata),
+            self.layout.failures(shard): self.watch.time(
+                "codec", parquet.encode_failures, failures, self.worker.metadata
+            ),
         }
         for path, data in files.items():
             self.watch.time("write", storage.write_bytes, self.layout.uri(path), data)
@@ -205,8 +217,7 @@ class ShardJob:
         batch, geometry = item.batch, item.loaded.geometry
         values = batch.maps[method][item.row, ..., column]
         target = int(batch.targets[item.row, column])
-        if not np.isfinite(values).all():
-            raise ImageError("explain", "NotFinite", f"the map of {method} holds values that are not finite numbers")
+        _refuse_not_finite(values, f"the map of {method}")
         peak_x, peak_y = _peak(values, geometry)
         positive, negative = _mass(values)
         return MapRecord(
@@ -231,8 +242,16 @@ class ShardJob:
             return None
         shown = item.batch.shown[method][item.row, ..., column]
         path = self.layout.overlay(loaded.entry.id, method, target)
-        png = self.watch.time("overlay", render_overlay, loaded.photograph, shown, loaded.geometry, config.overlays,
-                              config.colormap, config.overlay_size)  # fmt: skip
+        png = self.watch.time(
+            "overlay",
+            render_overlay,
+            loaded.photograph,
+            shown,
+            loaded.geometry,
+            config.overlays,
+            config.colormap,
+            config.overlay_size,
+        )
         self.watch.time("write", storage.write_bytes, self.layout.uri(path), png)
         return path
 
@@ -267,8 +286,13 @@ def _read(uri: str) -> bytes:
         return storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise ImageError("read", "FileNotFoundError", "there is no file of that name (any more)") from error
-    except Exception as error:  # noqa: BLE001 - stores raise errors of their own kinds, and each is this image's alone
+    except Exception as error:
         raise ImageError("read", type(error).__name__, str(error) or type(error).__name__) from error
+
+
+def _refuse_not_finite(values: np.ndarray, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise ImageError("explain", "NotFinite", f"{what} came out of the model as NaN or infinity")
 
 
 def _rank(logits: np.ndarray, target: int, ranked: int) -> int:

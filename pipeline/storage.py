@@ -144,9 +144,9 @@ def _scheme(uri: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def _file_system(scheme: str) -> Any:  # noqa: ANN401
+def _file_system(scheme: str) -> Any:
     return fsspec.filesystem(scheme)
 
 
-def _as_uri(like: str, store: Any, path: str) -> str:  # noqa: ANN401
+def _as_uri(like: str, store: Any, path: str) -> str:
     return path if is_local(like) else store.unstrip_protocol(path)

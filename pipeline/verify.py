@@ -64,8 +64,10 @@ def _verify_shard(
         yield f"{layout.records(shard)} has the schema version {version}, and this program reads {SCHEMA_VERSION}"
     if (len(records), len(failures)) != (marker["records"], marker["failures"]):
         yield f"shard {shard} holds {len(records)} records and {len(failures)} failures, unlike its marker"
-    yield from _verify_ids(layout, shard, [item.uri for item in (*records, *failures)],
-                           [item.id for item in (*records, *failures)], seen)  # fmt: skip
+    ids = {item.uri: item.id for item in records} | {item.uri: item.id for item in failures}
+    if len(ids) != len(records) + len(failures):
+        yield f"shard {shard} holds an image twice"
+    yield from _verify_ids(layout, shard, ids, seen)
     for record in records:
         yield from _verify_maps(record)
         overlays |= {values.overlay for values in record.maps if values.overlay is not None}
@@ -82,13 +84,13 @@ def _verify_files(layout: RunLayout, marker: dict[str, Any]) -> Iterator[str]:
             yield f"{path} is damaged: {len(data)} bytes of another checksum than its shard's marker says"
 
 
-def _verify_ids(layout: RunLayout, shard: int, uris: list[str], ids: list[str], seen: set[str]) -> Iterator[str]:
+def _verify_ids(layout: RunLayout, shard: int, ids: dict[str, str], seen: set[str]) -> Iterator[str]:
     expected = {entry.uri for entry in parquet.read_manifest_shard(layout.uri(layout.MANIFEST), shard)}
-    for uri in sorted(expected - set(uris))[:3]:
+    for uri in sorted(expected - set(ids))[:3]:
         yield f"shard {shard} lost {uri}"
-    for uri in sorted(set(uris) - expected)[:3]:
+    for uri in sorted(set(ids) - expected)[:3]:
         yield f"shard {shard} holds {uri}, which is not in its part of the manifest"
-    for uri, identity in zip(uris, ids, strict=True):
+    for uri, identity in ids.items():
         if identity != image_id(uri):
             yield f"the id of {uri} is {identity}, and should be {image_id(uri)}"
         if identity in seen:
@@ -112,4 +114,6 @@ def _verify_overlays(layout: RunLayout, expected: set[str]) -> Iterator[str]:
     found = {uri.removeprefix(base) for uri in storage.list_files(layout.uri("overlays"), recursive=True)}
     for kind, paths in (("is missing", expected - found), ("belongs to no record", found - expected)):
         for path in sorted(paths)[:3]:
-            yield f"{path} {kind}" + (f" (and {len(paths) - 3} more)" if len(paths) > 3 and path == sorted(paths)[2] else "")
+            yield f"{path} {kind}" + (
+                f" (and {len(paths) - 3} more)" if len(paths) > 3 and path == sorted(paths)[2] else ""
+            )

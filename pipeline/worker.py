@@ -63,14 +63,20 @@ class Worker:
         self.n_classes = self.exposed.n_classes
         self.class_names = load_class_names(config.class_names, self.n_classes) if config.class_names else None
         self.preprocess = config.preprocess or _tell_preprocess(config.model, self.exposed)
-        preprocess = self.preprocess if self.preprocess in PREPROCESSES else models.load_callable(self.preprocess, "--preprocess")
+        preprocess: Any = self.preprocess
+        if self.preprocess not in PREPROCESSES:
+            preprocess = models.load_callable(self.preprocess, "--preprocess")
         columns = config.parsed_targets.columns(self.n_classes)
         _check_targets(config, columns, self.n_classes)
         self.explainer = ex.Explainer(
-            self.exposed, config.methods, top_k=columns, batch_size=config.batch_size,
-            input_shape=_input_shape(self.exposed, config), preprocess=preprocess,
-            jit={"auto": "auto", "on": True, "off": False}[config.jit],
-        )  # fmt: skip
+            self.exposed,
+            config.methods,
+            top_k=columns,
+            batch_size=config.batch_size,
+            input_shape=_input_shape(self.exposed, config),
+            preprocess=preprocess,
+            jit="auto" if config.jit == "auto" else config.jit == "on",
+        )
         self.explainer.warm_up()
         self.input_size = self.explainer.input_shape[:2]
         self.metadata = self._describe()
@@ -87,8 +93,9 @@ class Worker:
             pixels = _to_grey(pixels)
         explanation = self.explainer(pixels, np.asarray(targets, np.int32))
         shown = {name: ex.METHODS[name].postprocessing(maps).numpy() for name, maps in explanation.maps.items()}
-        return BatchResult(explanation.logits, self.probabilities(explanation.logits), explanation.targets,
-                           explanation.maps, shown)  # fmt: skip
+        return BatchResult(
+            explanation.logits, self.probabilities(explanation.logits), explanation.targets, explanation.maps, shown
+        )
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Sigmoid where the model ends in one (or has a single unit), else softmax."""
@@ -159,7 +166,7 @@ def load_class_names(uri: str, n_classes: int) -> list[str]:
     return names
 
 
-def _names_from_json(content: Any) -> list[str]:  # noqa: ANN401
+def _names_from_json(content: Any) -> list[str]:
     values = [content[str(i)] for i in range(len(content))] if isinstance(content, dict) else content
     return [value[-1] if isinstance(value, list) else str(value) for value in values]
 
@@ -178,7 +185,7 @@ def _starts_with_wnid(name: str) -> bool:
     return bool(rest) and len(first) == 9 and first[0] == "n" and first[1:].isdigit()
 
 
-def _expose(model: Any, config: RunConfig) -> ex.Exposed:  # noqa: ANN401
+def _expose(model: Any, config: RunConfig) -> ex.Exposed:
     if any(ex.METHODS[name].spatial for name in config.methods) or config.layer or config.logits_layer:
         return ex.expose(model, config.layer, config.logits_layer)
     return ex.inspection.ensure_exposed(model, spatial=False)
@@ -192,8 +199,8 @@ def _tell_preprocess(spec: str, exposed: ex.Exposed) -> str:
     if any(type(step.operation).__name__ in _SCALING_LAYERS for step in exposed.graph.steps[:4]):
         return "none"
     raise ConfigError(
-        "--preprocess is needed, since the model does not scale its pixels itself: tf for x/127.5-1, torch or caffe for "
-        "ImageNet's means, unit for x/255, none for raw pixels, or module:function"
+        "--preprocess is needed, since the model does not scale its pixels itself: tf for x/127.5-1, torch or caffe "
+        "for ImageNet's means, unit for x/255, none for raw pixels, or module:function"
     )
 
 
@@ -211,7 +218,9 @@ def _input_shape(exposed: ex.Exposed, config: RunConfig) -> tuple[int, int, int]
 def _check_targets(config: RunConfig, columns: int, n_classes: int) -> None:
     wrong = [index for index in config.parsed_targets.ids if not 0 <= index < n_classes]
     if wrong or columns > n_classes:
-        raise ConfigError(f"--targets {config.targets} does not fit a model of {n_classes} classes, 0 to {n_classes - 1}")
+        raise ConfigError(
+            f"--targets {config.targets} does not fit a model of {n_classes} classes, 0 to {n_classes - 1}"
+        )
 
 
 def _to_grey(pixels: np.ndarray) -> np.ndarray:
@@ -253,8 +262,10 @@ def describe_model(
         kind = type(step.layers[0] if step.layers else step.operation).__name__
         rows.append((step.name, kind, str(step.outputs[0].shape[1:]), marks.get(step.name, "")))
     lines = [*_align(rows), f"model {model.name}, {model.count_params():,} parameters, sha256 {digest[:16]}"]
-    lines.append(f"signal {exposed.activation_layer} {exposed.activation_shape[1:]}, logits {exposed.logits_layer} "
-                 f"({exposed.n_classes} classes), {exposed.probability or 'nothing'} taken off")  # fmt: skip
+    lines.append(
+        f"signal {exposed.activation_layer} {exposed.activation_shape[1:]}, logits {exposed.logits_layer} "
+        f"({exposed.n_classes} classes), {exposed.probability or 'nothing'} taken off"
+    )
     lines += [f"{name}: {_why_not(exposed, name) or 'fits'}" for name in ex.METHODS]
     return [*lines, *(f"warning: {text}" for text in _warnings(spec, exposed))]
 

@@ -1,4 +1,4 @@
-"""Methods as data: what each one is called, needs, costs and is shown as. Adding one touches its page and this table."""
+"""Methods as data: what each one is called, needs, costs and is shown as; a new one has its page and a row here."""
 
 from __future__ import annotations
 
@@ -39,21 +39,39 @@ class Method:
 
 _ALL = (
     Method(
-        "cam", "CAM", "Zhou et al. 2016, arXiv:1512.04150", cams.cam,
-        needs="global average and one dense layer or 1x1 convolution", cost="1 f",
-        postprocessing=filters.positive_normalize, combine=cams.combine_cam, reads_weights=True, check=cams.check_cam,
+        "cam",
+        "CAM",
+        "Zhou et al. 2016, arXiv:1512.04150",
+        cams.cam,
+        needs="global average and one dense layer or 1x1 convolution",
+        cost="1 f",
+        postprocessing=filters.positive_normalize,
+        combine=cams.combine_cam,
+        reads_weights=True,
+        check=cams.check_cam,
     ),
     Method(
-        "gradcam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", cams.gradcam,
-        needs="a spatial signal", cost="1 f + k h",
-        postprocessing=filters.positive_normalize, combine=cams.combine_gradcam, reads_gradients=True,
+        "gradcam",
+        "Grad-CAM",
+        "Selvaraju et al. 2017, arXiv:1610.02391",
+        cams.gradcam,
+        needs="a spatial signal",
+        cost="1 f + k h",
+        postprocessing=filters.positive_normalize,
+        combine=cams.combine_gradcam,
+        reads_gradients=True,
     ),
     Method(
-        "gradients", "Saliency", "Simonyan et al. 2013, arXiv:1312.6034", gradient.gradients,
-        needs="one differentiable input", cost="1 f + k b",
-        postprocessing=filters.absolute_normalize, spatial=False,
+        "gradients",
+        "Saliency",
+        "Simonyan et al. 2013, arXiv:1312.6034",
+        gradient.gradients,
+        needs="one differentiable input",
+        cost="1 f + k b",
+        postprocessing=filters.absolute_normalize,
+        spatial=False,
     ),
-)  # fmt: skip
+)
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

@@ -90,7 +90,7 @@ def differentiate_head(
     """
     if not needed:
         return tf.cast(exposed.head(signals), tf.float32), None
-    # Squares and sums of float16 activations overflow; float32 goes in, and layers of lower precision cast it themselves.
+    # Squares and sums of float16 activations overflow, so the gradient is taken in float32.
     activations = tf.cast(signals[0], tf.float32)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(activations)

@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` and `make test`. Both make their own environment in .venv, from the lock.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test lint format bench lock clean
+
+help:
+	@echo "make demo    set up, and run the whole job on a data set of its own (two minutes after the downloads)"
+	@echo "make test    set up, and run the tests"
+	@echo "make lint    style, types"
+	@echo "make format  rewrite the sources in the house style"
+	@echo "make bench   measure: programs against the bare forward pass, the job against both"
+	@echo "make lock    pin the dependencies anew (needs uv)"
+	@echo "make clean   remove what make made"
+	@echo "PYTHON=python3.12 make ... chooses the interpreter (3.10 to 3.13)"
+
+demo: $(VENV)/.run
+	$(BIN)/beamcam demo --output demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/bench.py
+
+lock:
+	infra/lock.sh
+
+clean:
+	rm -rf $(VENV) demo artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "beamcam needs Python 3.10 to 3.13, and $(PYTHON) is `$(PYTHON) --version`: PYTHON=python3.12 make ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The project itself comes last, without its dependencies (the lock has them) and without a build environment of its own
+# (setuptools is in the lock), so that nothing is fetched that is not pinned.
+$(VENV)/.run: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@ $(VENV)/.run
