@@ -72,6 +72,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "apache_beam", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Beam warns through the root logger that a client for BigQuery is missing, which this project never uses.
+    logging.getLogger().addFilter(lambda record: "apitools" not in str(record.msg))
 
 
 def _add_demo(commands: Any) -> None:

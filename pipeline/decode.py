@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError
 
-# Formats of photographs. Pillow reads others too, some by starting external programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "MPO", "AVIF", "TGA", "ICO")
+# Formats of photographs. Pillow reads others too: some start external programs, some have no signature to be told by.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -66,8 +67,14 @@ def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
         raise ImageError("decode", "BrokenImage", f"{type(error).__name__}: {error}") from error
 
 
+@lru_cache(maxsize=1)
+def _installed_formats() -> tuple[str, ...]:
+    Image.init()  # until then Pillow knows half of its formats, and trips over the names of the others
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=_installed_formats()) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(

@@ -15,6 +15,8 @@ from pipeline.records import Entry, Failure, Geometry, MapRecord, Record, View
 
 METADATA_PREFIX = "beamcam."
 
+Table = pa.Table
+
 _VIEW = pa.struct(
     [
         ("mode", pa.string()),

@@ -13,7 +13,6 @@ from pipeline.run import read_summary
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 
 class Run:
@@ -50,7 +49,7 @@ class Run:
         """The resolved input, in order."""
         return parquet.read_manifest(self._layout.uri(self._layout.MANIFEST))
 
-    def to_arrow(self) -> pa.Table:
+    def to_arrow(self) -> parquet.Table:
         """All records as one Arrow table, columns as stored."""
         return parquet.concat_tables([parquet.read_table(uri) for uri in self._parts("records")])
 

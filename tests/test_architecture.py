@@ -1,0 +1,119 @@
+"""The import rules of ARCHITECTURE.md, executed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("explainers/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
+
+# Who may import what, beside the standard library, numpy and the project's own lower floors.
+EXPLAINERS_MAY = {"tensorflow", "keras", "numpy", "explainers"}
+ONLY_IN = {
+    "apache_beam": {"pipeline/transforms.py", "pipeline/graph.py"},
+    "pyarrow": {"pipeline/parquet.py"},
+    "fsspec": {"pipeline/storage.py"},
+    "explainers": {"pipeline/worker.py"},
+    "tensorflow": {"pipeline/cli.py"},  # loads it early, with its start-up notes kept off the terminal
+    "keras": {"pipeline/models.py", "pipeline/demo_model.py"},
+    "isal": {"pipeline/overlay.py"},
+    "cmap": {"pipeline/overlay.py"},
+    "tqdm": {"pipeline/progress.py"},
+    "yaml": {"pipeline/commands.py"},
+}
+
+# The pipeline's floors: a module imports only from floors below its own.
+FLOORS = [
+    {"errors", "codec", "geometry", "storage", "progress", "sheet", "layout", "demo_data"},
+    {"records", "decode", "overlay", "models", "demo_model"},
+    {"parquet"},
+    {"listing"},
+    {"config"},
+    {"run", "worker"},
+    {"reading", "shard", "verify"},
+    {"transforms"},
+    {"graph"},
+    {"job"},
+    {"demo"},
+    {"commands"},
+    {"cli"},
+]
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if name_of(p).startswith("explainers")], ids=name_of)
+def test_explainers_import_only_tensorflow_keras_and_numpy(path: Path) -> None:
+    packages = {name.split(".")[0] for name in imported_modules(path)}
+    assert packages - EXPLAINERS_MAY - set(sys.stdlib_module_names) == set()
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if name_of(p).startswith("pipeline")], ids=name_of)
+def test_each_foreign_package_has_its_own_door(path: Path) -> None:
+    packages = {name.split(".")[0] for name in imported_modules(path)}
+    trespassers = {package for package in packages & set(ONLY_IN) if name_of(path) not in ONLY_IN[package]}
+    assert trespassers == set()
+
+
+def test_pipeline_imports_run_from_upper_floors_to_lower_ones() -> None:
+    floor = {module: level for level, modules in enumerate(FLOORS) for module in modules}
+    files = {path.stem for path in ROOT.glob("pipeline/*.py")} - {"__init__"}
+    assert files == set(floor), "every module of the pipeline stands on one floor of this table"
+    upwards = []
+    for path in ROOT.glob("pipeline/*.py"):
+        for name in imported_modules(path):
+            parts = name.split(".")
+            lower = parts[1] if parts[0] == "pipeline" and len(parts) > 1 else None
+            if path.stem != "__init__" and lower in floor and floor[lower] >= floor[path.stem]:
+                upwards.append(f"{path.stem} imports {lower}")
+    assert upwards == []
+
+
+def run_blocked(blocked: list[str], code: str) -> subprocess.CompletedProcess:
+    """Runs code in a fresh interpreter in which some packages cannot be imported."""
+    prelude = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+    return subprocess.run(
+        [sys.executable, "-c", prelude + code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_readers_import_without_beam_and_tensorflow() -> None:
+    blocked = ["apache_beam", "tensorflow", "keras"]
+    result = run_blocked(blocked, "import pipeline.records, pipeline.codec; from pipeline import open_run, Record")
+    assert result.returncode == 0, result.stderr
+
+
+def test_explainers_import_without_beam_storage_parquet_and_pillow() -> None:
+    result = run_blocked(["apache_beam", "fsspec", "gcsfs", "pyarrow", "PIL", "pipeline"], "import explainers")
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import pipeline.cli\nprint(sorted({'numpy', 'pyarrow', 'PIL', 'tensorflow', 'fsspec'} & set(sys.modules)))"
+    result = run_blocked([], code)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("package", ["explainers", "pipeline"])
+def test_public_names_are_unique_and_importable(package: str) -> None:
+    module = __import__(package)
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert all(getattr(module, name) is not None for name in module.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
