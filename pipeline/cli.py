@@ -95,6 +95,7 @@ def _add_run(commands: Any) -> None:
     _add_explaining_options(parser.add_argument_group("explaining"))
     _add_output_options(parser.add_argument_group("output"))
     _add_control_options(parser.add_argument_group("control"))
+    parser.set_defaults(own_options=[name for action in parser._actions for name in action.option_strings])
 
 
 def _add_input_options(group: Any) -> None:
@@ -106,7 +107,9 @@ def _add_input_options(group: Any) -> None:
         "with a column uri, and label and boxes if you like) on any store; may be given again",
     )
     group.add_argument(
-        "--labels", metavar="SOURCE", help="column (of the manifest), folder (each image's) or none (default: column)"
+        "--labels-from",
+        metavar="SOURCE",
+        help="column (of the manifest), folder (each image's) or none (default: column)",
     )
     group.add_argument("--label-column", metavar="NAME", help="the manifest's column of labels (default: label)")
     group.add_argument(
@@ -218,6 +221,7 @@ def _command(commands: Any, name: str, summary: str, epilog: str | None = None) 
         description=summary[0].upper() + summary[1:] + ".",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # Beam's options would be taken for ours
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is done")
     return parser

@@ -20,8 +20,10 @@ from pipeline.records import Entry, Failure, Record
 
 def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
     """`beamcam run`."""
+    from pipeline.graph import parse_beam_options
     from pipeline.job import estimate_run, run_job
 
+    parse_beam_options(beam_options, arguments.own_options)
     config = make_config(arguments)
     if arguments.dry_run:
         for line in estimate_run(config):
@@ -51,7 +53,7 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(
-            arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels="none"
+            arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels_from="none"
         )
         worker = Worker(config)
         job = ShardJob(config, worker, RunLayout(folder))

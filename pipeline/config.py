@@ -79,7 +79,7 @@ class RunConfig:
     class_names: str | None = None  # a file with one name a line, or JSON
     methods: tuple[str, ...] = ("gradcam",)
     targets: str = "top:1"
-    labels: str = "column"  # where labels come from: "column", "folder" or "none"
+    labels_from: str = "column"  # where labels come from: "column", "folder" or "none"
     label_column: str = "label"
     preprocess: str | None = None  # one of PREPROCESSES, or module:function; None where the model tells
     resize: str = "stretch"
@@ -116,7 +116,7 @@ class RunConfig:
             "overlays": STYLES,
             "map_dtype": tuple(MAP_DTYPES),
             "jit": ("auto", "on", "off"),
-            "labels": LABEL_SOURCES,
+            "labels_from": LABEL_SOURCES,
         }
         for name, valid in choices.items():
             if getattr(self, name) not in valid:

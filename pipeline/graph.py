@@ -30,28 +30,33 @@ def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection:
     return spread | ProcessShards(plan.config)
 
 
-def parse_beam_options(arguments: Sequence[str]) -> PipelineOptions:
+def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> PipelineOptions:
     """Beam's options from what is left of the command line.
+
+    Args:
+        arguments: as typed.
+        own: the command's own options, for a hint at what was meant.
 
     Raises:
         ConfigError: an option is neither beamcam's nor Beam's.
     """
-    known = {option for options in _option_parsers() for option in options}
+    known = beam_option_names()
     for argument in arguments:
         name = argument.split("=", 1)[0]
         if name.startswith("--") and name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            nearest = difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.6)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise ConfigError(f"there is no option {name}, neither of beamcam nor of Beam{hint}")
     return PipelineOptions(list(arguments))
 
 
-def _option_parsers() -> list[list[str]]:
-    found = []
+def beam_option_names() -> set[str]:
+    """Every option that Beam knows."""
+    found: set[str] = set()
     for options in PipelineOptions.__subclasses__():
         parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve")
         options._add_argparse_args(parser)
-        found.append([name for action in parser._actions for name in action.option_strings])
+        found |= {name for action in parser._actions for name in action.option_strings}
     return found
 
 

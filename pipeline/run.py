@@ -40,11 +40,11 @@ def list_input(config: RunConfig) -> tuple[list[Entry], int]:
     Raises:
         ConfigError: nothing matches, or targets need labels and there are none.
     """
-    entries, n_duplicates = list_images(config.images, config.labels, config.label_column)
+    entries, n_duplicates = list_images(config.images, config.labels_from, config.label_column)
     if config.parsed_targets.need_labels and all(entry.label is None for entry in entries):
         raise ConfigError(
             f"--targets {config.targets} needs labels, and the input has none: give a manifest with a column "
-            f"{config.label_column!r}, or --labels folder"
+            f"{config.label_column!r}, or --labels-from folder"
         )
     return entries, n_duplicates
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 SIZE = 8
@@ -82,6 +83,37 @@ def gap_dense_softmax_operation(seed=0) -> keras.Model:
     return randomize(keras.Model(image, x), seed)
 
 
+def normalized_features(seed=0) -> keras.Model:
+    """Normalisation without an activation behind it: the convolution itself must not be chosen."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(4, 3, name="conv")(image)
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.BatchNormalization(name="bn")(x))
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def normalized_score_maps(seed=0) -> keras.Model:
+    """Score maps that are normalised and clipped before they are averaged, as in all-convolutional nets."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(CLASSES, 3, name="score_maps")(_features(image))
+    x = layers.ReLU(name="scores_relu")(layers.BatchNormalization(name="scores_bn")(x))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return randomize(keras.Model(image, layers.Softmax(name="probabilities")(x)), seed)
+
+
+def max_pooled_twice(seed=0) -> keras.Model:
+    """Two global pools side by side, whose signals are joined."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = _features(image)
+    x = layers.Concatenate(name="join")([layers.GlobalAveragePooling2D(name="mean")(x),
+                                         layers.GlobalMaxPooling2D(name="max")(x)])  # fmt: skip
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def tensorflow_softmax(seed=0) -> keras.Model:
+    """TensorFlow's own function as the activation, as in many tutorials."""
+    return gap_dense(seed, activation=tf.nn.softmax)
+
+
 def sigmoid_layer(seed=0) -> keras.Model:
     """Several labels, the sigmoid as a layer of its own."""
     image = keras.Input((SIZE, SIZE, 3), name="image")
@@ -121,6 +153,14 @@ def mobilenet(seed=0, classes=CLASSES, activation="softmax") -> keras.Model:
     x = layers.Reshape((classes,), name="reshape")(x)
     x = layers.Activation(activation, name="predictions")(x)
     return randomize(keras.Model(image, x), seed)
+
+
+def mobilenet_fused(seed=0) -> keras.Model:
+    """A 1x1 convolution with a softmax fused into it, and Flatten behind it."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(_features(image))
+    x = layers.Conv2D(CLASSES, 1, activation="softmax", name="conv_preds")(x)
+    return randomize(keras.Model(image, layers.Flatten(name="flatten")(x)), seed)
 
 
 def squeezenet(seed=0) -> keras.Model:
@@ -243,6 +283,14 @@ def multi_output(seed=0) -> keras.Model:
     return randomize(keras.Model(image, [animal, colour], name="two"), seed)
 
 
+def two_inputs(seed=0) -> keras.Model:
+    """An image and a row of numbers."""
+    image, row = keras.Input((SIZE, SIZE, 3), name="image"), keras.Input((4,), name="row")
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(image)
+    x = layers.Concatenate(name="join")([layers.GlobalAveragePooling2D(name="pool")(x), row])
+    return randomize(keras.Model([image, row], layers.Dense(CLASSES, name="predictions")(x)), seed)
+
+
 def conv1d(seed=0) -> keras.Model:
     """One axis of positions."""
     signal = keras.Input((12, 2), name="signal")
@@ -350,11 +398,11 @@ def plain(seed=0, classes=CLASSES, padding="valid", strides=1) -> keras.Model:
 def toy() -> keras.Model:
     """The network of METHODS.md that separates the variants: see there for every map's values."""
     image = keras.Input((4, 4, 1), name="image")
-    x = layers.ReLU(name="relu")(layers.Conv2D(2, 3, name="conv")(image))
-    x = layers.Flatten(name="flatten")(layers.Permute((3, 1, 2), name="channels_first")(x))
+    x = layers.Flatten(name="flatten")(layers.ReLU(name="relu")(layers.Conv2D(2, 3, name="conv")(image)))
     model = keras.Model(image, layers.Dense(1, use_bias=False, name="score")(x))
     model.get_layer("conv").set_weights([np.ones((3, 3, 1, 2)), np.array([-50.0, -75.0])])
-    model.get_layer("score").set_weights([np.array([1.0, 1, 1, 1, 1, -1, -1, -1])[:, np.newaxis]])
+    channels_first = np.array([[1.0, 1, 1, 1], [1, -1, -1, -1]])
+    model.get_layer("score").set_weights([channels_first.T.reshape(8, 1)])
     return model
 
 
@@ -392,16 +440,21 @@ CASES = {
     "separate_activation": Case(gap_dense_activation, "block2_out", "scores"),
     "softmax_layer": Case(gap_dense_softmax_layer, "block2_out", "scores"),
     "softmax_operation": Case(gap_dense_softmax_operation, "block2_out", "scores"),
+    "tensorflow_softmax": Case(tensorflow_softmax, "block2_out", "predictions"),
     "log_softmax": Case(gap_dense, "block2_out", "predictions", options={"activation": "log_softmax"}),
     "sigmoid": Case(gap_dense, "block2_out", "predictions", "sigmoid", options={"activation": "sigmoid"}),
     "sigmoid_layer": Case(sigmoid_layer, "block2_out", "scores", "sigmoid"),
     "one_unit": Case(gap_dense, "block2_out", "predictions", "sigmoid", options={"activation": "sigmoid", "classes": 1}),
     "linear": Case(gap_dense, "block2_out", "predictions", None, options={"activation": None}),
+    "normalized_features": Case(normalized_features, "bn", "predictions"),
+    "normalized_score_maps": Case(normalized_score_maps, "block2_out", "score_maps", cam=False),
+    "max_pooled_twice": Case(max_pooled_twice, "block2_out", "predictions", cam=False),
     "vgg": Case(vgg, "block2_pool", "predictions", cam=False),
     "flatten_dense": Case(flatten_dense, "block2_out", "predictions", cam=False),
     "mobilenet": Case(mobilenet, "block2_out", "conv_preds"),
     "mobilenet_one_unit": Case(mobilenet, "block2_out", "conv_preds", "sigmoid",
                                options={"activation": "sigmoid", "classes": 1}),
+    "mobilenet_fused": Case(mobilenet_fused, "block2_out", "conv_preds"),
     "squeezenet": Case(squeezenet, "fire", "conv10"),
     "conv_gap": Case(conv_gap, "block2_out", "score_maps"),
     "conv_gap_one_unit": Case(conv_gap, "block2_out", "score_maps", "sigmoid",

@@ -27,8 +27,8 @@ ONLY_IN = {
 
 # The pipeline's floors: a module imports only from floors below its own.
 FLOORS = [
-    {"errors", "codec", "geometry", "storage", "progress", "sheet", "layout", "demo_data"},
-    {"records", "decode", "overlay", "models", "demo_model"},
+    {"errors", "codec", "geometry", "storage", "progress", "sheet", "demo_data"},
+    {"records", "decode", "overlay", "models", "layout", "demo_model"},
     {"parquet"},
     {"listing"},
     {"config"},
@@ -117,3 +117,12 @@ def test_public_names_are_unique_and_importable(package: str) -> None:
     assert all(getattr(module, name) is not None for name in module.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         module.nonsense  # noqa: B018
+
+
+def test_no_option_of_ours_hides_one_of_beams() -> None:
+    from pipeline.cli import make_parser
+    from pipeline.graph import beam_option_names
+
+    parser = make_parser()._subparsers._group_actions[0].choices["run"]
+    ours = {name for action in parser._actions for name in action.option_strings}
+    assert ours & beam_option_names() <= {"--help", "-h"}

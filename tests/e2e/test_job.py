@@ -35,7 +35,9 @@ def explain_directly(paths: list[Path], model_path: str) -> list[dict]:
         inputs = (pixels.astype(np.float32) / 127.5 - 1)[np.newaxis]
         logits = exposed(inputs)[0].numpy()
         best = np.argsort(-logits)[:, :2].astype(np.int32)
-        maps = {name: getattr(ex.methods.cams, name)(exposed, inputs, best)[1].numpy()[0] for name in ("cam", "gradcam")}
+        maps = {
+            name: getattr(ex.methods.cams, name)(exposed, inputs, best)[1].numpy()[0] for name in ("cam", "gradcam")
+        }
         results.append({"logits": logits[0], "targets": best[0], "maps": maps})
     return results
 
@@ -204,7 +206,9 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path, photogra
     run_job(make_config(photographs, tiny_model_path, tmp_path / "run"), [])
     before = snapshot(tmp_path / "run")
     other = make_config(photographs, tiny_model_path, tmp_path / "run", methods=("cam",), resize="crop")
-    with pytest.raises(ConfigError, match=r"--methods was \['gradcam'\] and is \['cam'\]; --resize was 'stretch' and is"):
+    with pytest.raises(
+        ConfigError, match=r"--methods was \['gradcam'\] and is \['cam'\]; --resize was 'stretch' and is"
+    ):
         run_job(other, [])
     assert snapshot(tmp_path / "run") == before
     run_job(other, [], overwrite=True)

@@ -1,6 +1,6 @@
 """Writes the golden run of the present schema version. Run it once when the schema version rises, and never otherwise.
 
-    python -m tests.golden.write_golden
+python -m tests.golden.write_golden
 """
 
 from pathlib import Path

@@ -1,0 +1,460 @@
+"""`expose` finds the right signals in every shape of model, undoes the softmax, and leaves the model as it was."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import explainers as ex
+from explainers.errors import ExplainerError, LayerError, ModelError
+from explainers.inspection import Exposed
+from tests import models, oracle
+
+every_case = pytest.mark.parametrize("case", models.CASES.values(), ids=models.CASES)
+
+
+def close(got, want, rtol=1e-5):
+    """Equality up to `rtol` of the largest value."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def state_of(model):
+    """Everything that surgery could have changed."""
+    nodes = {id(layer): len(layer._inbound_nodes) for layer in model._flatten_layers()}
+    settings = {id(layer): (layer.trainable, getattr(layer, "activation", None)) for layer in model._flatten_layers()}
+    return json.dumps(model.get_config(), default=str), model.to_json(), nodes, settings, len(model.variables)
+
+
+# What is found
+
+
+@every_case
+def test_the_signal_and_the_logits_are_found_by_name(case):
+    exposed = ex.expose(case.model())
+    assert exposed.activation_layer == case.activation_layer
+    assert exposed.logits_layer == case.logits_layer
+    assert exposed.probability == case.probability
+
+
+@every_case
+def test_logits_are_the_scores_before_the_softmax_or_sigmoid(case):
+    model = case.model(1)
+    exposed = ex.expose(model)
+    x = models.inputs_of(model, 3)
+    prediction = np.asarray(model(x), np.float64)
+    logits = np.asarray(exposed(x)[0], np.float64)
+    assert logits.shape == prediction.shape
+    if case.probability == "sigmoid":
+        close(logits, np.log(prediction / (1 - prediction)))
+    elif case.probability == "softmax":
+        log = prediction if prediction.max() <= 0 else np.log(prediction)
+        close(log_softmax(logits), log)
+        # Logarithms of probabilities would pass the line above, but their gradients mix the classes.
+        assert np.abs(logits - log).max() > 1e-3
+    else:
+        close(logits, prediction)
+
+
+@every_case
+def test_stem_split_and_head_are_the_two_halves_of_the_model(case):
+    model = case.model(2)
+    exposed = ex.expose(model)
+    x = models.inputs_of(model, 3)
+    logits, activations = exposed(x)
+    close(exposed.head(exposed.split(x)), logits)
+    close(exposed.stem(x), activations)
+    assert exposed.n_classes == logits.shape[-1]
+    assert exposed.activation_shape == (None, *activations.shape[1:])
+
+
+@pytest.mark.parametrize("name", ["gap_dense", "separate_activation", "sequential", "swishnet", "vgg", "mobilenet"])
+def test_activations_and_logits_are_those_of_the_oracle(name):
+    case = models.CASES[name]
+    model = case.model(5)
+    stem, head = oracle.read_chain(model, case.activation_layer)
+    x = models.inputs_of(model, 2)
+    logits, activations = ex.expose(model)(x)
+    for i in range(2):
+        close(activations[i], oracle.forward(stem, x[i].astype(np.float64)))
+        close(logits[i], oracle.forward(stem + head, x[i].astype(np.float64)).reshape(-1))
+
+
+def test_what_a_nested_model_gives_is_what_the_flat_one_gives():
+    nested, flat = models.nested(), models.flattened()
+    values = {"/".join(v.path.split("/")[-2:]): v.numpy() for v in nested.weights}
+    for variable in flat.weights:
+        variable.assign(values["/".join(variable.path.split("/")[-2:])])
+    x = models.images(2)
+    for got, want in zip(ex.expose(nested)(x), ex.expose(flat)(x), strict=True):
+        close(got, want)
+    close(ex.methods.cams.gradcam(nested, x)[1], ex.methods.cams.gradcam(flat, x)[1])
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("name", ["gap_dense", "doubly_nested", "mobilenet", "sequential", "squeezenet", "softmax_layer"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_loaded_model_gives_what_the_fresh_one_gives(name, suffix, tmp_path):
+    case = models.CASES[name]
+    model = case.model(3)
+    model.save(tmp_path / f"model.{suffix}")
+    loaded = ex.expose(keras.models.load_model(tmp_path / f"model.{suffix}"))
+    assert (loaded.activation_layer, loaded.logits_layer) == (case.activation_layer, case.logits_layer)
+    x = models.images(2)
+    for got, want in zip(loaded(x), ex.expose(model)(x), strict=True):
+        close(got, want)
+    close(ex.methods.cams.gradcam(loaded, x)[1], ex.methods.cams.gradcam(model, x)[1])
+
+
+@pytest.mark.parametrize("name", ["normalized_features", "normalized_score_maps", "gap_dense", "conv_gap", "residual"])
+def test_a_convolution_ahead_of_its_normalisation_is_never_chosen(name):
+    model = models.CASES[name].model()
+    chosen = model.get_layer(ex.expose(model).activation_layer)
+    assert not isinstance(chosen, layers.Conv2D)
+
+
+def test_a_convolution_ahead_of_its_normalisation_is_allowed_when_asked_for():
+    model = models.gap_dense()
+    exposed = ex.expose(model, "block2_conv")
+    x = models.images(2)
+    assert exposed.activation_layer == "block2_conv"
+    close(exposed(x)[1], keras.Model(model.input, model.get_layer("block2_conv").output)(x))
+
+
+def test_the_choice_is_logged_and_a_named_one_is_not(caplog):
+    with caplog.at_level("INFO", logger="explainers"):
+        ex.expose(models.nested())
+    assert "nested: explaining the signal 'backbone.block2_out' (4, 4, 6), logits of 'predictions'" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="explainers"):
+        ex.expose(models.nested(), "backbone.block1_out")
+    assert caplog.text == ""
+
+
+def test_dropout_and_normalisation_run_as_in_inference_even_under_a_training_call():
+    model = models.dropout()
+    exposed, x = ex.expose(model), models.images(2)
+    before = [v.numpy() for v in model.non_trainable_variables]
+    first, second = exposed(x), exposed(x, training=True)
+    for got, want in zip(second, first, strict=True):
+        close(got, want)
+    for variable, value in zip(model.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_a_layer_of_one_class_kernel_keeps_its_class_axis():
+    for build in (models.mobilenet, models.conv_gap, models.gap_dense):
+        exposed = ex.expose(build(classes=1, activation="sigmoid"))
+        assert exposed.class_kernel().shape == (6, 1)
+
+
+@every_case
+def test_the_kernel_of_cam_is_there_exactly_where_cam_is_defined(case):
+    exposed = ex.expose(case.model())
+    assert (exposed.class_kernel is not None) == case.cam
+    assert bool(exposed.why_no_cam) != case.cam
+
+
+def test_an_exposed_model_is_returned_as_it_is_and_can_be_cut_elsewhere():
+    exposed = ex.expose(models.gap_dense())
+    assert ex.expose(exposed) is exposed
+    again = ex.expose(exposed, "block1_out")
+    assert isinstance(again, Exposed)
+    assert (again.activation_layer, again.source) == ("block1_out", exposed.source)
+
+
+def test_a_layer_that_is_called_twice_is_cut_at_the_call_that_was_named():
+    model = models.shared_layer(2)
+    conv, x = model.get_layer("conv"), models.images(2)
+    close(ex.expose(model, {"name": "conv", "node": 0})(x)[1], conv(x))
+    close(ex.expose(model, {"name": "conv", "node": 1})(x)[1], conv(conv(x)))
+    close(ex.expose(model)(x)[1], conv(conv(x)))
+
+
+def test_a_nested_model_that_is_called_with_a_dict_gets_each_tensor_at_its_input():
+    b, a = keras.Input((8, 8, 3), name="b"), keras.Input((8, 8, 3), name="a")
+    inner = keras.Model([b, a], layers.Subtract()([b, a]), name="inner")
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(2, 3)(inner({"a": image, "b": layers.Rescaling(3.0)(image)}))
+    model = models.randomize(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))), 0)
+    x = models.images(2)
+    close(ex.expose(model)(x)[0], model(x))
+
+
+# Residual branches
+
+
+def residual_parts(model):
+    """The oracle's layers of `models.residual`, by hand: what lies behind `branch_out` beside the skip."""
+    conv, bn = model.get_layer("last_conv"), model.get_layer("last_bn")
+    double = [[np.asarray(w, np.float64) for w in layer.get_weights()] for layer in (conv, bn)]
+    kernel, bias = (np.asarray(w, np.float64) for w in model.get_layer("predictions").get_weights())
+    branch = [oracle.Conv(*double[0], padding="same"), oracle.BatchNorm(*double[1], bn.epsilon)]
+    return branch, [oracle.Relu(), oracle.GlobalAverage(), oracle.Dense(kernel, bias)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gradient_inside_a_residual_branch_sees_the_skip(seed):
+    model = models.residual(seed)
+    exposed = ex.expose(model, "branch_out")
+    x = models.images(1, seed)
+    activations, skip = exposed.split(x)
+    close(skip, keras.Model(model.input, model.get_layer("stem_out").output)(x))
+    with tf.GradientTape() as tape:
+        tape.watch(activations)
+        logits = exposed.head([activations, skip])
+        score = logits[0, 2]
+    branch, tail = residual_parts(model)
+    beside = np.asarray(skip[0], np.float64)
+
+    def y(signal):
+        return oracle.forward(tail, beside + oracle.forward(branch, signal))[2]
+
+    close(score, y(np.asarray(activations[0], np.float64)))
+    close(tape.gradient(score, activations)[0], oracle.numeric_gradient(y, activations[0]), rtol=1e-4)
+
+
+def test_grad_cam_inside_a_residual_branch_is_that_of_the_numeric_gradient():
+    model = models.residual(4)
+    x = models.images(1, 4)
+    exposed = ex.expose(model, "branch_out")
+    activations, skip = (np.asarray(signal[0], np.float64) for signal in exposed.split(x))
+    branch, tail = residual_parts(model)
+    g = oracle.numeric_gradient(lambda a: oracle.forward(tail, skip + oracle.forward(branch, a))[1], activations)
+    _, maps = ex.methods.cams.gradcam(exposed, x, tf.constant([[1]]))
+    close(maps[0, ..., 0], activations @ g.mean(axis=(0, 1)), rtol=1e-4)
+
+
+def test_a_cut_behind_the_addition_needs_no_skip():
+    exposed = ex.expose(models.residual())
+    assert len(exposed.head.input_slots) == 1
+
+
+# The user's model
+
+
+@every_case
+def test_the_users_model_is_unchanged(case):
+    model = case.model(1)
+    x = models.inputs_of(model, 2)
+    before, prediction = state_of(model), np.asarray(model(x))
+    weights = model.get_weights()
+    exposed = ex.expose(model)
+    ex.methods.cams.gradcam(exposed, x)
+    ex.methods.gradient.gradients(exposed, x)
+    assert state_of(model) == before
+    np.testing.assert_array_equal(np.asarray(model(x)), prediction)
+    for got, want in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(got, want)
+    if case is not models.CASES["shared_layer"]:  # Keras itself has no `output` for a layer with two
+        assert all(layer.output is not None for layer in model.layers)
+
+
+def test_assigned_weights_reach_programs_that_were_compiled_before():
+    model = models.gap_dense()
+    exposed, x = ex.expose(model), models.images(2)
+    logits, maps = ex.explain("cam", exposed, x, postprocessing=None, resizing=None)
+    kernel, bias = model.get_layer("predictions").weights
+    kernel.assign(3 * kernel)
+    bias.assign(3 * bias)
+    tripled_logits, tripled_maps = ex.explain("cam", exposed, x, postprocessing=None, resizing=None)
+    close(tripled_logits, 3 * logits)
+    close(tripled_maps, 3 * maps)
+    close(exposed(x)[0], 3 * logits)
+    model.get_layer("block1_conv").kernel.assign(tf.zeros_like(model.get_layer("block1_conv").kernel))
+    activations = exposed(x)[1]
+    close(activations[0], activations[1])  # nothing of the image gets past a kernel of zeros
+
+
+def test_the_exposed_model_owns_no_weights_of_its_own():
+    model = models.gap_dense()
+    exposed = ex.expose(model)
+    exposed(models.images(1))
+    assert {id(v) for v in exposed.weights} <= {id(v) for v in model.weights}
+
+
+@pytest.mark.parametrize("frozen_before", [False, True])
+@pytest.mark.parametrize("frozen_after", [False, True])
+def test_freezing_and_thawing_change_no_logit(frozen_before, frozen_after):
+    model = models.gap_dense(6)
+    x = models.images(2)
+    want = log_softmax(np.log(np.asarray(model(x), np.float64)))
+    model.trainable = not frozen_before
+    exposed = ex.expose(model)
+    close(log_softmax(exposed(x)[0]), want)
+    model.trainable = not frozen_after
+    close(log_softmax(exposed(x)[0]), want)
+
+
+def test_training_goes_on_after_expose_and_the_exposed_model_follows():
+    model = models.gap_dense(2)
+    x, exposed = models.images(8), ex.expose(model)
+    before = np.asarray(exposed(x)[0])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, np.arange(8) % models.CLASSES, epochs=1, verbose=0)
+    after = np.asarray(exposed(x)[0])
+    assert np.abs(after - before).max() > 1e-3
+    close(log_softmax(after), np.log(np.asarray(model(x), np.float64)))
+
+
+# Endpoints
+
+
+def nested_block1(model):
+    return model.get_layer("backbone").get_layer("block1_out")
+
+
+@pytest.mark.parametrize(
+    "describe",
+    [
+        lambda _: "backbone.block1_out",
+        lambda _: "block1_out",
+        lambda _: ("backbone", "block1_out"),
+        lambda _: ["backbone", "block1_out"],
+        nested_block1,
+        lambda _: {"name": "backbone.block1_out"},
+        lambda _: {"name": ("backbone", "block1_out"), "link": "output"},
+        lambda model: {"layer": nested_block1(model)},
+        lambda _: {"name": "block2_conv", "link": "input"},
+    ],
+    ids=["dotted", "bare", "tuple", "list", "layer", "dict", "dict of tuple", "dict of layer", "input of the next"],
+)
+def test_every_form_of_an_endpoint_means_the_same_signal(describe):
+    model = models.nested(3)
+    x = models.images(2)
+    exposed = ex.expose(model, describe(model))
+    backbone = model.get_layer("backbone")
+    want = keras.Model(backbone.input, backbone.get_layer("block1_out").output)(model.get_layer("rescaling")(x))
+    assert exposed.activation_layer == "backbone.block1_out"
+    close(exposed(x)[1], want)
+    close(log_softmax(exposed(x)[0]), np.log(np.asarray(model(x), np.float64)))
+
+
+@pytest.mark.parametrize("index", [3, -6, np.int64(3)])
+def test_an_index_counts_the_models_own_layers(index):
+    model = models.gap_dense()
+    exposed = ex.expose(model, index)
+    assert exposed.activation_layer == model.layers[3].name == "block1_out"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["middle.v1.inner.v2", "inner.v2", ("middle.v1", "inner.v2"), "layer", {"name": "middle.v1.inner.v2"}]
+)
+def test_a_nested_model_stands_for_its_output(endpoint):
+    model = models.doubly_nested()
+    if endpoint == "layer":
+        endpoint = model.get_layer("middle.v1").get_layer("inner.v2")
+    assert ex.expose(model, endpoint).activation_layer == "middle.v1.inner.v2.block2_out"
+
+
+def test_the_input_of_a_nested_model_can_be_explained():
+    model = models.nested()
+    exposed, x = ex.expose(model, {"name": "backbone", "link": "input"}), models.images(2)
+    assert exposed.activation_layer == "rescaling"
+    close(exposed(x)[1], 0.5 * x + 0.1)
+
+
+@pytest.mark.parametrize("endpoint", [0, "image", {"name": "image", "link": "output"}])
+def test_the_models_input_is_an_endpoint(endpoint):
+    exposed, x = ex.expose(models.gap_dense(), endpoint), models.images(2)
+    close(exposed(x)[1], x)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("animal", models.CLASSES), ("colour", 2)])
+def test_one_of_several_outputs_is_explained_by_its_name(name, classes):
+    model = models.multi_output()
+    exposed, x = ex.expose(model, outputs=name), models.images(2)
+    logits = np.asarray(exposed(x)[0], np.float64)
+    prediction = np.asarray(model(x)[0 if name == "animal" else 1], np.float64)
+    assert (exposed.logits_layer, exposed.n_classes) == (name, classes)
+    if name == "animal":
+        close(log_softmax(logits), np.log(prediction))
+    else:
+        close(logits, np.log(prediction / (1 - prediction)))
+
+
+@pytest.mark.parametrize("outputs", ["scores", "probabilities", -1, -2, {"name": "probabilities", "link": "input"}])
+def test_logits_are_the_same_whether_scores_or_probabilities_are_named(outputs):
+    model = models.gap_dense_activation()
+    exposed, x = ex.expose(model, outputs=outputs), models.images(2)
+    assert exposed.logits_layer == "scores"
+    np.testing.assert_array_equal(exposed(x)[0], ex.expose(model)(x)[0])
+
+
+def test_the_logits_layer_and_nested_layers_can_be_looked_up():
+    model = models.nested()
+    backbone = model.get_layer("backbone")
+    assert ex.inspection.get_logits_layer(model) is model.get_layer("predictions")
+    assert ex.inspection.get_logits_layer(models.mobilenet()).name == "conv_preds"
+    assert ex.inspection.get_logits_layer(models.multi_output(), "colour").name == "colour"
+    assert ex.inspection.get_nested_layer(model, "backbone.block1_bn") is backbone.get_layer("block1_bn")
+    assert ex.inspection.get_nested_layer(model, ("backbone", "block1_bn")) is backbone.get_layer("block1_bn")
+    assert ex.inspection.get_nested_layer(model, "backbone") is backbone
+
+
+# Errors
+
+
+def channels_first():
+    image = keras.Input((3, 8, 8))
+    x = layers.Conv2D(3, 3, data_format="channels_first", name="conv")(image)
+    return keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D(data_format="channels_first")(x)))
+
+
+def unbuilt():
+    return keras.Sequential([layers.Conv2D(3, 3), layers.GlobalAveragePooling2D(), layers.Dense(2)])
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "error", "text"),
+    [
+        (models.gap_dense, "block2out", LayerError, "no layer 'block2out'. Did you mean 'block2_out'?"),
+        (models.gap_dense, "block2out", LayerError, r"The last spatial signals are: .*block2_out \(4, 4, 6\)$"),
+        (models.nested, "backbone.block1", LayerError, "Did you mean 'backbone.block1_"),
+        (models.nested, "backbon", LayerError, "Did you mean 'backbone'?"),
+        (models.gap_dense, layers.Dense(1, name="stranger"), LayerError, "no layer 'stranger'"),
+        (models.twins, "block2_out", LayerError, "not unique: write one of left.block2_out, right.block2_out"),
+        (models.gap_dense, 10, LayerError, "the model has 9 layers, so there is no layer 10"),
+        (models.gap_dense, 1.5, LayerError, "an endpoint is a layer's name, .* not 1.5"),
+        (models.gap_dense, {"name": "pool", "link": "middle"}, LayerError, "'input' or 'output', not 'middle'"),
+        (models.gap_dense, "predictions", LayerError, "do not depend on the signal 'predictions'"),
+        (models.shared_layer, {"name": "conv", "node": 2}, LayerError, "'conv'"),
+        (models.multi_output, None, ModelError, r"2 outputs \(animal, colour\): name the one .*outputs='animal'"),
+        (models.segmentation, None, ModelError, r"the shape \(N, classes\), and this one has \(None, 4, 4, 5\)"),
+        (models.mlp, None, ModelError, r"inputs with positions, .*reads \[\(None, 6\)\]: only gradients"),
+        (models.linear_image, None, ModelError, "no spatial signal: .*gradients, which needs none"),
+        (models.Subclassed, None, ModelError, "'Subclassed' computes its output in a `call` of its own"),
+        (unbuilt, None, ModelError, r"was not: give it a keras.Input .*model.build\(\(None, height, width, channels"),
+        (channels_first, None, ModelError, "'conv' has 'channels_first': rebuild the model"),
+        (lambda: 3, None, ModelError, "a Keras model is needed, got int: 3"),
+    ],
+)
+def test_an_error_names_the_rule_the_value_and_the_way_out(build, arguments, error, text):
+    with pytest.raises(error, match=text.replace("?", r"\?")):
+        ex.expose(build(), arguments)
+
+
+def test_a_signal_that_the_logits_do_not_depend_on_is_refused():
+    with pytest.raises(LayerError, match="the logits do not depend on the signal 'colour': choose a layer on the way"):
+        ex.expose(models.multi_output(), "colour", "animal")
+
+
+def test_a_layer_of_another_model_is_refused_although_its_name_is_known():
+    with pytest.raises(LayerError, match="block1_out"):
+        ex.expose(models.gap_dense(), models.gap_dense().get_layer("block1_out"))
+
+
+def test_every_error_is_a_value_error_of_one_family():
+    for error in (LayerError, ModelError, ex.errors.MethodError, ex.errors.InputError):
+        assert issubclass(error, ExplainerError)
+        assert issubclass(error, ValueError)

@@ -1,0 +1,112 @@
+"""The table of methods is complete, finds methods by name or function, and helps with a misspelt one."""
+
+import inspect
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import explainers as ex
+from explainers import filters
+from explainers.errors import MethodError
+from explainers.methods import registry
+from tests import models
+
+every_method = pytest.mark.parametrize("method", ex.METHODS.values(), ids=ex.METHODS)
+
+
+@every_method
+def test_a_method_is_kept_under_its_own_name(method):
+    assert ex.METHODS[method.name] is method
+    assert registry.get_method(method.name) is method
+    assert repr(method) == f"Method({method.name!r})"
+    assert method.title
+    assert "arXiv:" in method.paper
+    assert method.needs
+    assert method.cost
+
+
+@every_method
+def test_a_method_is_found_behind_its_function_and_behind_a_traced_one(method):
+    assert registry.method_of(method.function) is method
+    assert registry.method_of(tf.function(method.function)) is method
+
+
+def test_a_strangers_function_is_no_method():
+    assert registry.method_of(lambda model, inputs, indices: None) is None
+
+
+@every_method
+def test_every_function_has_the_same_form_and_cites_its_paper(method):
+    assert list(inspect.signature(method.function).parameters)[:3] == ["model", "inputs", "indices"]
+    assert method.paper.split("arXiv:")[1] in inspect.getdoc(method.function)
+
+
+@every_method
+def test_every_method_has_a_shortcut_that_post_processes_as_its_paper(method):
+    shortcut = getattr(ex, method.name)
+    assert shortcut.__name__ == method.name
+    assert method.title in shortcut.__doc__
+    model, x = models.gap_dense(), models.images(2)
+    y = np.array([[1], [3]])
+    logits, maps = shortcut(model, x, y, resizing=None)
+    raw_logits, raw_maps = method.function(model, x, y)
+    np.testing.assert_allclose(logits, raw_logits, rtol=1e-5)
+    np.testing.assert_allclose(maps, method.postprocessing(raw_maps), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "postprocessing"),
+    [
+        ("cam", filters.positive_normalize),
+        ("gradcam", filters.positive_normalize),
+        ("gradients", filters.absolute_normalize),
+    ],
+)
+def test_maps_are_shown_as_in_the_papers(name, postprocessing):
+    assert ex.METHODS[name].postprocessing is postprocessing
+
+
+@every_method
+def test_the_shared_algebra_is_that_of_the_function(method):
+    if method.combine is None:
+        assert not (method.reads_gradients or method.reads_weights)
+        return
+    exposed, x = ex.expose(models.gap_dense(2)), models.images(2)
+    units = tf.constant([[1, 4], [0, 2]])
+    signals = [exposed.split(x)]
+    _, gradient = registry_signals().differentiate_head(exposed, signals, lambda _: units)
+    shared = registry_signals().Signals(
+        activations=signals[0],
+        gradients=gradient if method.reads_gradients else None,
+        weights=registry_signals().gather_weights(exposed, units) if method.reads_weights else None,
+    )
+    np.testing.assert_allclose(method.combine(shared), method.function(exposed, x, units)[1], rtol=1e-5, atol=1e-6)
+
+
+def registry_signals():
+    from explainers.methods import signals
+
+    return signals
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("grad_cam", "there is no method 'grad_cam'. Did you mean 'gradcam'? The methods are: cam, gradcam"),
+        ("gradient", "Did you mean 'gradients'?"),
+        ("GradCAM", "there is no method 'GradCAM'"),
+        ("zzz", "there is no method 'zzz'. The methods are: "),
+    ],
+)
+def test_an_unknown_name_lists_the_nearest_and_all(name, text):
+    with pytest.raises(MethodError) as caught:
+        registry.get_method(name)
+    assert text in str(caught.value)
+    assert all(known in str(caught.value) for known in ex.METHODS)
+
+
+def test_the_public_names_are_sorted_and_there():
+    assert ex.__all__ == sorted(ex.__all__)
+    assert all(hasattr(ex, name) for name in ex.__all__)
+    assert ex.methods.METHODS is ex.METHODS

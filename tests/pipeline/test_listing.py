@@ -1,0 +1,343 @@
+"""Folders, globs and manifests become one list in a fixed order, or one line that says why not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+from pipeline.listing import LABEL_SOURCES, list_images
+from pipeline.records import Entry
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def _uris(*specs: object, **options: str) -> list[str]:
+    return [entry.uri for entry in list_images([str(spec) for spec in specs], **options)[0]]
+
+
+def _error(*specs: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        list_images([str(spec) for spec in specs])
+    return str(caught.value)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """Writes a manifest into a folder of its own."""
+
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / "data" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+# Folders, globs and single images
+
+
+def test_a_folder_is_searched_to_any_depth_and_sorted(tmp_path: Path) -> None:
+    _touch(tmp_path, "b.jpg", "a.jpg", "z/a.png", "c/d/e.webp", "10.jpg", "9.jpg")
+    expected = ["10.jpg", "9.jpg", "a.jpg", "b.jpg", "c/d/e.webp", "z/a.png"]
+    assert _uris(tmp_path) == [str(tmp_path / name) for name in expected]
+    assert _uris(f"{tmp_path}/") == [str(tmp_path / name) for name in expected]
+
+
+def test_a_folder_gives_image_files_only_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.JPG", "b.Jpeg", "c.tif", "notes.txt", "labels.csv", "jpg", "d.jpg.bak", ".DS_Store", "x.jpg.d/e")
+    assert _uris(tmp_path) == [str(tmp_path / name) for name in ("a.JPG", "b.Jpeg", "c.tif")]
+
+
+def test_links_to_images_are_images(tmp_path: Path) -> None:
+    _touch(tmp_path / "store", "1.jpg")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link.jpg").symlink_to(tmp_path / "store" / "1.jpg")
+    assert _uris(tmp_path / "set") == [str(tmp_path / "set" / "link.jpg")]
+    assert _uris(tmp_path / "set" / "*.jpg") == [str(tmp_path / "set" / "link.jpg")]
+
+
+def test_a_folder_that_is_a_link_inside_a_folder_is_searched_too(tmp_path: Path) -> None:
+    _touch(tmp_path / "store" / "cats", "1.jpg")
+    _touch(tmp_path / "set", "dogs/2.jpg")
+    (tmp_path / "set" / "cats").symlink_to(tmp_path / "store" / "cats")
+    assert _uris(tmp_path / "set") == [str(tmp_path / "set" / name) for name in ("cats/1.jpg", "dogs/2.jpg")]
+
+
+def test_a_glob_takes_what_it_matches_whatever_the_suffix(tmp_path: Path) -> None:
+    _touch(tmp_path, "b.img", "a.img", "c.jpg", "deep/d.img")
+    assert _uris(tmp_path / "*.img") == [str(tmp_path / name) for name in ("a.img", "b.img")]
+    assert _uris(tmp_path / "**" / "d.img") == [str(tmp_path / "deep" / "d.img")]
+    assert _uris(tmp_path / "[bc].*") == [str(tmp_path / name) for name in ("b.img", "c.jpg")]
+
+
+def test_a_name_with_brackets_that_is_there_is_no_glob(tmp_path: Path) -> None:
+    _touch(tmp_path, "[1].png", "1.png", "set [a]/x.png")
+    assert _uris(tmp_path / "[1].png") == [str(tmp_path / "[1].png")]
+    assert _uris(tmp_path / "set [a]") == [str(tmp_path / "set [a]" / "x.png")]
+
+
+def test_a_single_image_needs_no_known_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "photo", "b.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert _uris("photo") == [str(tmp_path / "photo")]
+    assert _uris("file://" + str(tmp_path / "b.jpg")) == [str(tmp_path / "b.jpg")]
+
+
+def test_names_with_spaces_and_signs_are_kept(tmp_path: Path) -> None:
+    names = ["a b.jpg", "grün 漢.jpg", "50%.jpg", "a#b.jpg"]
+    _touch(tmp_path, *names)
+    assert _uris(tmp_path) == sorted(str(tmp_path / name) for name in names)
+
+
+def test_a_file_name_that_no_table_could_hold_is_told_before_anything_starts(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"")
+    message = _error(tmp_path)
+    assert "caf" in message
+    assert "UTF-8" in message
+
+
+def test_an_object_store_is_listed_as_a_folder_is() -> None:
+    base = f"memory:///{uuid.uuid4().hex}"
+    for name in ("b.jpg", "a/c.PNG", "notes.txt"):
+        storage.write_bytes(f"{base}/{name}", b"")
+    storage.write_bytes(f"{base}/list/m.txt", b"../b.jpg\nx.jpg\n")
+    assert _uris(base) == [f"{base}/a/c.PNG", f"{base}/b.jpg"]
+    assert _uris(f"{base}/*.jpg") == [f"{base}/b.jpg"]
+    assert _uris(f"{base}/b.jpg") == [f"{base}/b.jpg"]
+    assert _uris(f"{base}/list/m.txt")[1] == f"{base}/list/x.jpg"
+    storage.remove_folder(base)
+
+
+def test_specs_keep_their_order_and_a_repeated_uri_counts_once(tmp_path: Path) -> None:
+    _touch(tmp_path, "b/2.jpg", "b/1.jpg", "a/3.jpg")
+    entries, duplicates = list_images([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path), str(tmp_path / "b/2.jpg")])
+    assert [entry.uri for entry in entries] == [str(tmp_path / name) for name in ("b/1.jpg", "b/2.jpg", "a/3.jpg")]
+    assert duplicates == 4
+
+
+def test_of_a_repeated_uri_the_first_mention_keeps_its_label(manifest: Callable[..., Path]) -> None:
+    entries, duplicates = list_images([str(manifest("m.csv", "uri,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n"))])
+    assert [(Path(entry.uri).name, entry.label) for entry in entries] == [("a.jpg", "cat"), ("b.jpg", "dog")]
+    assert duplicates == 1
+
+
+def test_an_entry_is_known_by_the_hash_of_its_uri(tmp_path: Path) -> None:
+    _touch(tmp_path, "ü.jpg")
+    (entry,), _ = list_images([str(tmp_path)])
+    assert entry.id == hashlib.sha256(str(tmp_path / "ü.jpg").encode()).hexdigest()[:32]
+
+
+# Manifests
+
+
+BOXES = ((1.0, 2.0, 3.5, 4.0), (0.0, 0.0, 10.0, 20.0))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+def test_every_kind_of_manifest_gives_uris_labels_and_boxes(manifest: Callable[..., Path], suffix: str) -> None:
+    rows = [
+        {"uri": "sub/a.jpg", "label": "cat", "boxes": [list(box) for box in BOXES]},
+        {"uri": "gs://bucket/b.jpg", "label": None, "boxes": None},
+        {"uri": "/data/c d.jpg", "label": "7", "boxes": []},
+    ]
+    if suffix in ("csv", "tsv"):
+        mark = "," if suffix == "csv" else "\t"
+        boxes = ['"' + json.dumps(row["boxes"]).replace('"', '""') + '"' if row["boxes"] is not None else "" for row in rows]
+        lines = [mark.join((row["uri"], row["label"] or "", box)) for row, box in zip(rows, boxes, strict=True)]
+        path = manifest(f"m.{suffix}", "\n".join([mark.join(("uri", "label", "boxes")), *lines]))
+    elif suffix == "parquet":
+        path = manifest("m.parquet", b"")
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path = manifest(f"m.{suffix}", "\n\n".join(json.dumps(row) for row in rows) + "\n")
+    entries, duplicates = list_images([str(path)])
+    assert entries == [
+        Entry(f"{path.parent}/sub/a.jpg", "cat", BOXES),
+        Entry("gs://bucket/b.jpg", None, None),
+        Entry("/data/c d.jpg", "7", ()),
+    ]
+    assert duplicates == 0
+
+
+def test_a_text_manifest_has_a_uri_a_line_and_blank_lines_mean_nothing(manifest: Callable[..., Path]) -> None:
+    path = manifest("m.txt", "\na.jpg\r\n\n  b c.jpg  \n\t\n/abs/d.jpg")
+    assert _uris(path) == [f"{path.parent}/a.jpg", f"{path.parent}/b c.jpg", "/abs/d.jpg"]
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.txt", "m.jsonl", "M.CSV"])
+def test_a_byte_order_mark_is_not_part_of_the_first_name(manifest: Callable[..., Path], name: str) -> None:
+    content = {"txt": "a.jpg", "jsonl": '{"uri": "a.jpg"}'}.get(name.rsplit(".", maxsplit=1)[-1], "uri\r\na.jpg\r\n")
+    path = manifest(name, b"\xef\xbb\xbf" + content.encode())
+    assert _uris(path) == [f"{path.parent}/a.jpg"]
+
+
+def test_relative_uris_are_relative_to_the_manifest_and_not_to_the_working_directory(
+    manifest: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = manifest("m.txt", "x/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert _uris("data/m.txt") == [str(path.parent / "x" / "a.jpg")]
+    monkeypatch.chdir(path.parent)
+    assert _uris("m.txt") == [str(path.parent / "x" / "a.jpg")]
+
+
+def test_two_spellings_of_one_path_are_one_image(manifest: Callable[..., Path]) -> None:
+    path = manifest("m.txt", "a.jpg\n./a.jpg\nsub/../a.jpg\n../data/a.jpg\n")
+    entries, duplicates = list_images([str(path)])
+    assert [entry.uri for entry in entries] == [str(path.parent / "a.jpg")]
+    assert duplicates == 3
+
+
+def test_quoted_cells_may_hold_separators_and_line_ends(manifest: Callable[..., Path]) -> None:
+    path = manifest("m.csv", 'label,uri\n"a ""big"", dog","x, y.jpg"\n')
+    entries, _ = list_images([str(path)])
+    assert entries == [Entry(f"{path.parent}/x, y.jpg", 'a "big", dog')]
+
+
+def test_a_json_line_may_hold_any_unicode(manifest: Callable[..., Path]) -> None:
+    # Valid JSON: U+2028 ends a line for str.splitlines, not for JSON.
+    path = manifest("m.jsonl", json.dumps({"uri": "a\u2028b.jpg"}, ensure_ascii=False) + "\n")
+    assert _uris(path) == [f"{path.parent}/a\u2028b.jpg"]
+
+
+def test_a_label_that_is_a_number_is_kept_as_its_text(manifest: Callable[..., Path]) -> None:
+    path = manifest("m.jsonl", '{"uri": "a.jpg", "label": 0}\n{"uri": "b.jpg", "label": 12}\n{"uri": "c.jpg", "label": ""}\n')
+    assert [entry.label for entry in list_images([str(path)])[0]] == ["0", "12", None]
+
+
+def test_labels_come_from_the_named_column_from_the_folder_or_from_nowhere(manifest: Callable[..., Path]) -> None:
+    path = str(manifest("m.csv", "uri,label,breed,boxes\ncats/a.jpg,cat,siam,\"[[1, 2, 3, 4]]\"\n"))
+    found = {source: list_images([path], labels=source)[0][0] for source in LABEL_SOURCES}
+    assert {source: entry.label for source, entry in found.items()} == {"column": "cat", "folder": "cats", "none": None}
+    assert {entry.boxes for entry in found.values()} == {((1.0, 2.0, 3.0, 4.0),)}
+    assert list_images([path], label_column="breed")[0][0].label == "siam"
+    assert list_images([path], label_column="nowhere")[0][0].label is None
+
+
+def test_the_folder_of_an_image_is_its_label_in_folders_too(tmp_path: Path) -> None:
+    _touch(tmp_path, "cats/1.jpg", "dogs/deep/2.jpg")
+    assert [entry.label for entry in list_images([str(tmp_path)], labels="folder")[0]] == ["cats", "deep"]
+    assert [entry.label for entry in list_images([str(tmp_path)])[0]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    ["[1, 2, 3, 4]", "[[1, 2, 3]]", "[[1, 2, 3, 4, 5]]", '[["a", 1, 2, 3]]', "x", "5", '{"x": 1}', "[[1, 2, 3, null]]", "null"],
+)
+def test_nonsense_for_boxes_is_told_with_its_row(manifest: Callable[..., Path], boxes: str) -> None:
+    path = manifest("m.jsonl", json.dumps({"uri": "a.jpg"}) + "\n" + json.dumps({"uri": "b.jpg", "boxes": boxes}) + "\n")
+    message = _error(path)
+    assert "row 2 of the manifest" in message
+    assert "no list of [x, y, width, height]" in message
+    assert repr(boxes) in message
+
+
+# Errors
+
+
+def test_a_manifest_without_the_column_uri_tells_which_it_has(manifest: Callable[..., Path]) -> None:
+    message = _error(manifest("m.csv", "path,label\na.jpg,cat\n"))
+    assert "needs a column 'uri', and row 1 has: path, label" in message
+    assert "m.csv" in message
+    assert "row 1 has: uri;label" in _error(manifest("s.csv", "uri;label\na.jpg;cat\n"))
+    assert "row 2 has: 'b.jpg'" in _error(manifest("m.jsonl", '{"uri": "a.jpg"}\n"b.jpg"\n'))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row", "value"),
+    [
+        ("m.csv", "uri,label\na.jpg,cat\n,dog\n", 2, "''"),
+        ("m.csv", "label,uri\ncat\n", 1, "None"),
+        ("m.csv", "uri,label\n   ,dog\n", 1, "'   '"),
+        ("m.jsonl", '{"uri": "a"}\n{"uri": "b"}\n{"uri": null}\n', 3, "None"),
+        ("m.jsonl", '{"uri": 17}\n', 1, "17"),
+    ],
+)
+def test_a_row_without_a_uri_is_told_by_its_number(
+    manifest: Callable[..., Path], name: str, content: str, row: int, value: str
+) -> None:
+    message = _error(manifest(name, content))
+    assert f"row {row} of the manifest" in message
+    assert f"has no uri: {value}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("m.csv", ""), ("m.csv", "uri,label\n"), ("m.txt", "\n \n"), ("m.jsonl", ""), ("m.tsv", "uri\n")]
+)
+def test_a_manifest_that_lists_nothing_is_told(manifest: Callable[..., Path], name: str, content: str) -> None:
+    path = manifest(name, content)
+    assert _error(path) == f"the manifest {str(path)!r} lists no image: it needs a line an image, with its uri"
+
+
+def test_a_manifest_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert _error(tmp_path / "no.csv") == f"the manifest {str(tmp_path / 'no.csv')!r} is not there"
+    assert "is not there" in _error("memory://nowhere/no.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("m.csv", "uri\ngrün.jpg\n".encode("latin-1"), "utf-8"),
+        ("m.txt", "a.jpg\n".encode("utf-16"), "utf-8"),
+        ("m.jsonl", '{"uri": "ü"}'.encode("latin-1"), "utf-8"),
+        ("m.jsonl", b'{"uri": "a.jpg"}\n{oops\n', "double quotes"),
+        ("m.parquet", b"no parquet at all", "Parquet"),
+        ("m.parquet", b"", "Parquet"),
+    ],
+)
+def test_a_manifest_that_cannot_be_parsed_is_told(
+    manifest: Callable[..., Path], name: str, content: bytes, hint: str
+) -> None:
+    message = _error(manifest(name, content))
+    assert f"{name}' cannot be parsed: " in message
+    assert hint in message
+
+
+def test_a_broken_json_line_is_told_by_its_number(manifest: Callable[..., Path]) -> None:
+    assert "row 2" in _error(manifest("m.jsonl", '{"uri": "a.jpg"}\n{oops\n'))
+
+
+def test_a_folder_called_like_a_manifest_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").mkdir()
+    assert "cannot be read" in _error(tmp_path / "set.csv")
+
+
+def test_a_folder_without_images_is_told_with_the_suffixes_that_count(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.txt", "b.pdf")
+    message = _error(tmp_path)
+    assert f"the folder {str(tmp_path)!r} holds no image file" in message
+    assert ".jpeg, " in message
+    assert "for other names give a glob or a manifest" in message
+
+
+@pytest.mark.parametrize("spec", ["nowhere", "nowhere/*.jpg", "nowhere.jpg", "memory://nowhere/*.jpg", "memory://nowhere"])
+def test_what_matches_nothing_is_told_with_the_spec(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _error(spec) == (
+        f"no image matches {spec!r}: check the path; a glob must be quoted, so that the shell leaves it alone"
+    )
+
+
+def test_one_empty_spec_among_others_is_told(tmp_path: Path) -> None:
+    _touch(tmp_path, "a/1.jpg")
+    assert "no image matches" in _error(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("spec", ["nostore://x/y", "nostore://x/*.jpg", "nostore://x/m.csv"])
+def test_a_store_that_does_not_exist_is_told_by_the_spec(spec: str) -> None:
+    assert "nostore" in _error(spec)

@@ -1,0 +1,309 @@
+"""Bytes in and out, the same on local folders and on an object store; files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline import storage
+
+ODD_NAMES = ("plain.bin", "two words.bin", "grün-漢字.bin", "50%.bin", "%20.bin", "a#b.bin", "a&b=c.bin", "-x.bin", "dots..bin")
+
+
+@pytest.fixture(params=["local", "memory"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty folder on a store."""
+    if request.param == "local":
+        yield str(tmp_path / "base")
+        return
+    uri = f"memory:///{uuid.uuid4().hex}"
+    yield uri
+    storage.remove_folder(uri)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if storage.TEMPORARY in path.name]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_file_of_any_name_is_written_listed_and_read(base: str, name: str) -> None:
+    uri = storage.join(base, "sub", name)
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, b"\0\1content")
+    assert storage.exists(uri)
+    assert storage.read_bytes(uri) == b"\0\1content"
+    assert storage.list_files(storage.join(base, "sub")) == [uri]
+    assert storage.list_files(base, recursive=True) == [uri]
+    assert storage.glob(storage.join(base, "sub", "*.bin")) == [uri]
+    storage.remove_file(uri)
+    assert not storage.exists(uri)
+
+
+def test_a_file_with_brackets_in_its_name_is_read_as_itself(tmp_path: Path) -> None:
+    uri = str(tmp_path / "[1].bin")
+    storage.write_bytes(uri, b"x")
+    assert storage.exists(uri)
+    assert storage.read_bytes(uri) == b"x"
+    assert storage.list_files(str(tmp_path)) == [uri]
+
+
+def test_writing_again_replaces_the_content(base: str) -> None:
+    uri = storage.join(base, "a.bin")
+    storage.write_bytes(uri, b"a longer first content")
+    storage.write_bytes(uri, b"short")
+    assert storage.read_bytes(uri) == b"short"
+
+
+def test_an_empty_file_is_a_file(base: str) -> None:
+    uri = storage.join(base, "empty")
+    storage.write_bytes(uri, b"")
+    assert storage.exists(uri)
+    assert storage.read_bytes(uri) == b""
+
+
+def test_a_missing_file_is_a_file_not_found_error(base: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.bin"):
+        storage.read_bytes(storage.join(base, "nowhere.bin"))
+
+
+def test_reading_a_folder_is_an_os_error(base: str) -> None:
+    storage.write_bytes(storage.join(base, "sub", "a"), b"x")
+    with pytest.raises(OSError, match="sub"):
+        storage.read_bytes(storage.join(base, "sub"))
+
+
+def test_files_are_listed_sorted_as_uris_that_can_be_read(base: str) -> None:
+    names = ["b.txt", "a.txt", "sub/c.txt", "sub/deep/d.txt", "B.txt", "10.txt", "9.txt"]
+    for name in names:
+        storage.write_bytes(storage.join(base, name), name.encode())
+    flat = storage.list_files(base)
+    assert flat == [storage.join(base, name) for name in ("10.txt", "9.txt", "B.txt", "a.txt", "b.txt")]
+    deep = storage.list_files(base, recursive=True)
+    assert deep == sorted(storage.join(base, name) for name in names)
+    assert [storage.read_bytes(uri) for uri in deep] == [uri.removeprefix(base + "/").encode() for uri in deep]
+
+
+def test_a_folder_that_is_not_there_has_no_files(base: str) -> None:
+    assert storage.list_files(storage.join(base, "nowhere")) == []
+    assert storage.list_files(storage.join(base, "nowhere"), recursive=True) == []
+
+
+def test_a_listing_sees_what_was_written_since_the_last_one(base: str) -> None:
+    storage.write_bytes(storage.join(base, "a"), b"")
+    assert len(storage.list_files(base)) == 1
+    storage.write_bytes(storage.join(base, "b"), b"")
+    assert len(storage.list_files(base)) == 2
+
+
+def test_a_glob_finds_files_only_sorted(base: str) -> None:
+    for name in ("b.jpg", "a.jpg", "c.png", "folder.jpg/x.jpg", "x/y/z.jpg"):
+        storage.write_bytes(storage.join(base, name), b"")
+    assert storage.glob(storage.join(base, "*.jpg")) == [storage.join(base, "a.jpg"), storage.join(base, "b.jpg")]
+    assert storage.glob(storage.join(base, "[bc].*")) == [storage.join(base, "b.jpg"), storage.join(base, "c.png")]
+    assert storage.glob(storage.join(base, "x", "**", "*.jpg")) == [storage.join(base, "x/y/z.jpg")]
+    assert storage.glob(storage.join(base, "*.gif")) == []
+
+
+def test_a_glob_finds_links_to_files_and_no_links_to_folders(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "real" / "a.jpg")
+    (tmp_path / "folder.jpg").symlink_to(tmp_path / "real")
+    assert storage.glob(str(tmp_path / "*.jpg")) == [str(tmp_path / "link.jpg")]
+
+
+def test_folders_are_told_from_files(base: str) -> None:
+    storage.write_bytes(storage.join(base, "sub", "a"), b"x")
+    assert storage.is_folder(storage.join(base, "sub"))
+    assert storage.exists(storage.join(base, "sub"))
+    assert not storage.is_folder(storage.join(base, "sub", "a"))
+    assert not storage.is_folder(storage.join(base, "other"))
+    assert not storage.exists(storage.join(base, "other"))
+
+
+def test_removing_a_file_twice_is_no_error_and_spares_its_neighbours(base: str) -> None:
+    for name in ("a", "ab"):
+        storage.write_bytes(storage.join(base, name), b"x")
+    storage.remove_file(storage.join(base, "a"))
+    storage.remove_file(storage.join(base, "a"))
+    assert storage.list_files(base) == [storage.join(base, "ab")]
+
+
+def test_removing_a_folder_twice_is_no_error_and_spares_its_neighbours(base: str) -> None:
+    for name in ("run/a", "run/deep/b", "run2/c"):
+        storage.write_bytes(storage.join(base, name), b"x")
+    storage.remove_folder(storage.join(base, "run"))
+    storage.remove_folder(storage.join(base, "run"))
+    assert storage.list_files(base, recursive=True) == [storage.join(base, "run2/c")]
+
+
+# Atomic writing
+
+
+def test_a_write_onto_a_folder_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / "inner").mkdir(parents=True)
+    with pytest.raises(OSError, match="target"):
+        storage.write_bytes(str(target), b"data")
+    assert _leftovers(tmp_path) == []
+    assert (target / "inner").is_dir()
+
+
+def test_a_write_below_a_file_fails_and_leaves_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(OSError, match="file"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"data")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert _leftovers(tmp_path) == []
+
+
+def test_a_write_that_fails_halfway_keeps_the_old_content_and_can_be_repeated(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    # The operating system itself stops the write after 1,000 bytes, as a full disk would.
+    program = (
+        "import resource, signal, sys; from pipeline import storage\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: storage.write_bytes(sys.argv[1], b'x' * 100_000)\n"
+        "except OSError as error: sys.exit(7)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", program, str(target)], env=environment, check=False)
+    assert done.returncode == 7
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+    storage.write_bytes(str(target), b"new")
+    assert target.read_bytes() == b"new"
+
+
+def test_readers_never_see_a_file_half_written(tmp_path: Path) -> None:
+    uri = str(tmp_path / "shared.bin")
+    size, stop = 300_000, threading.Event()
+    storage.write_bytes(uri, bytes(size))
+
+    def write(value: int) -> None:
+        while not stop.is_set():
+            storage.write_bytes(uri, bytes([value]) * size)
+
+    writers = [threading.Thread(target=write, args=(value,)) for value in (1, 2, 3)]
+    for writer in writers:
+        writer.start()
+    try:
+        seen = [storage.read_bytes(uri) for _ in range(200)]
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert all(len(data) == size and len(set(data)) == 1 for data in seen)
+    assert len({data[0] for data in seen}) > 1, "no write happened between the reads"
+    assert _leftovers(tmp_path) == []
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    kept = [tmp_path / "a.bin", tmp_path / "deep" / "b.tmp", tmp_path / "deep" / "c.tmp-1"]
+    for path in (*kept, tmp_path / f"{storage.TEMPORARY}1", tmp_path / "deep" / f"{storage.TEMPORARY}2"):
+        path.write_bytes(b"x")
+    storage.remove_temporaries(str(tmp_path))
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == kept
+    storage.remove_temporaries(str(tmp_path / "nowhere"))
+    storage.remove_temporaries("memory://nowhere")
+
+
+def test_a_killed_writer_leaves_a_name_that_the_clean_up_knows(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, resource; from pipeline import storage\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"  # SIGXFSZ, not ignored, kills at once
+        "storage.write_bytes(sys.argv[1], b'x' * 100_000)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    # Python itself ignores the signal, so its default is restored first.
+    program = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n" + program
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.bin")], env=environment, check=False, cwd=tmp_path
+    )
+    assert done.returncode < 0, "the writer was to be killed by a signal"
+    assert not (tmp_path / "a.bin").exists()
+    assert len(_leftovers(tmp_path)) == 1
+    storage.remove_temporaries(str(tmp_path))
+    assert _leftovers(tmp_path) == []
+
+
+# Names
+
+
+def test_local_paths_and_uris_are_told_apart() -> None:
+    assert all(map(storage.is_local, ("a/b", "/a/b", "file:///a/b", "local:///a", "a:b", "C:/x")))
+    assert not any(map(storage.is_local, ("gs://b/x", "s3://b/x", "memory://x", "https://h/x")))
+    assert all(map(storage.is_absolute, ("/a", "file:///a", "gs://b/x")))
+    assert not any(map(storage.is_absolute, ("a", "a/b", "./a", "../a", "a:b")))
+
+
+def test_a_local_path_becomes_absolute_and_loses_its_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("a b/ü.jpg") == f"{tmp_path}/a b/ü.jpg"
+    assert storage.absolute("./x.jpg") == f"{tmp_path}/x.jpg"
+    assert storage.absolute("sub/") == f"{tmp_path}/sub"
+    assert storage.absolute("file:///data/50%25.jpg") == "/data/50%25.jpg"
+    assert storage.absolute("gs://bucket/x.jpg") == "gs://bucket/x.jpg"
+
+
+def test_a_relative_path_reads_and_writes_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage.write_bytes("sub/a.bin", b"x")
+    assert (tmp_path / "sub" / "a.bin").read_bytes() == b"x"
+    assert storage.list_files("sub") == [str(tmp_path / "sub" / "a.bin")]
+    assert storage.read_bytes("file://" + str(tmp_path / "sub" / "a.bin")) == b"x"
+
+
+def test_paths_are_joined_with_one_slash() -> None:
+    assert storage.join("a", "b", "c.d") == "a/b/c.d"
+    assert storage.join("gs://bucket/run/", "records/x") == "gs://bucket/run/records/x"
+
+
+# Downloading
+
+
+def test_a_local_file_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "model.keras").write_bytes(b"m")
+    (tmp_path / "elsewhere").mkdir()
+    assert storage.download(str(tmp_path / "model.keras"), str(tmp_path / "elsewhere")) == str(tmp_path / "model.keras")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_an_object_is_copied_under_its_own_name(tmp_path: Path) -> None:
+    base = f"memory:///{uuid.uuid4().hex}"
+    storage.write_bytes(f"{base}/models/my model.keras", b"weights")
+    path = storage.download(f"{base}/models/my model.keras", str(tmp_path))
+    assert path == str(tmp_path / "my model.keras")
+    assert Path(path).read_bytes() == b"weights"
+    storage.remove_folder(base)
+
+
+def test_a_folder_of_objects_is_copied_whole(tmp_path: Path) -> None:
+    base = f"memory:///{uuid.uuid4().hex}"
+    for name in ("config.json", "deep/weights.h5"):
+        storage.write_bytes(f"{base}/model/{name}", name.encode())
+    path = Path(storage.download(f"{base}/model", str(tmp_path)))
+    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert found == {"config.json": b"config.json", "deep/weights.h5": b"deep/weights.h5"}
+    storage.remove_folder(base)
+
+
+def test_bytes_written_here_are_what_fsspec_itself_reads() -> None:
+    uri = f"memory:///{uuid.uuid4().hex}/a.bin"
+    storage.write_bytes(uri, b"abc")
+    with fsspec.open(uri, "rb") as file:
+        assert file.read() == b"abc"
+    storage.remove_file(uri)
