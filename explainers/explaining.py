@@ -137,6 +137,8 @@ def _batches(
     """Batches of one size as (images, units, how many are not padding), and their number where it is known."""
     if batch_size < 1:
         raise InputError(f"batch_size is at least 1, not {batch_size}")
+    if len(exposed.split.input_slots) != 1:
+        raise InputError(f"explain feeds models with one input, and this has {len(exposed.split.input_slots)}")
     if isinstance(x, tf.data.Dataset):
         if y is not None:
             raise InputError("units of a tf.data.Dataset come with it, as (images, units): leave y out")

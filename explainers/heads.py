@@ -35,8 +35,8 @@ class Identity:
     def __init__(self, layer: Any):
         self.layer = layer
 
-    def __call__(self, signal: tf.Tensor) -> tf.Tensor:
-        """The signal itself."""
+    def __call__(self, signal: tf.Tensor, **_: Any) -> tf.Tensor:
+        """The signal itself, whatever the layer was told beside it (a Softmax in a Sequential gets a mask)."""
         return signal
 
 

@@ -125,6 +125,10 @@ def make_config(arguments: argparse.Namespace, **fixed: Any) -> RunConfig:
         raise ConfigError(f"these options are needed: {', '.join(missing)} (see `beamcam run --help`)")
     values["images"] = tuple(values["images"])
     values["output"] = storage.absolute(str(values["output"])).rstrip("/")
+    for name in ("model", "class_names"):  # a run is the same run from any working directory
+        value = values.get(name)
+        if value and storage.is_local(value) and storage.exists(value):
+            values[name] = storage.absolute(value)
     return RunConfig(**values)
 
 

@@ -83,7 +83,7 @@ def describe_demo(run: Run, folder: Path, seconds: float) -> list[str]:
     right = sum(names[record.predicted] == record.label for record in run)
     kinds = ", ".join(f"{count} x {kind}" for kind, count in summary["failures_by_type"].items())
     return [
-        f"{summary['records']} records ({right / max(1, len(run)):.1%} predicted right), {summary['overlays']} overlays",
+        f"{len(run)} records ({right / max(1, len(run)):.1%} predicted right), {summary['overlays']} overlays",
         f"{summary['failures']} failures ({kinds}); {seconds:.0f} s in all",
         f"look at   {folder / 'contact-sheet.png'}",
         f"records   {folder / 'run' / 'records'}",

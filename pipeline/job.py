@@ -35,7 +35,7 @@ def run_job(
     parse_beam_options(beam_options)
     entries, n_duplicates = list_input(config)
     worker = shared_worker(config)
-    plan = plan_run(config, entries, n_duplicates, worker.metadata, overwrite)
+    plan = plan_run(worker.config, entries, n_duplicates, worker.metadata, overwrite)
     say(_describe_plan(plan, worker.exposed.activation_layer))
     start = time.monotonic()
     if plan.pending:

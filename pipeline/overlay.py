@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from functools import lru_cache
 
 import cmap
@@ -81,4 +80,4 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(name + data))

@@ -66,12 +66,13 @@ def plan_run(
             written.
     """
     layout = RunLayout(config.output)
-    if overwrite:
+    there = storage.exists(layout.uri(layout.MANIFEST))
+    if there and overwrite:
         remove_run(layout)
-    if not storage.exists(layout.uri(layout.MANIFEST)):
-        _start_run(config, layout, entries, n_duplicates, metadata)
+    if there and not overwrite:
+        _check_same_run(config, layout, entries, metadata)
     else:
-        _check_same_run(config, layout, metadata)
+        _start_run(config, layout, entries, n_duplicates, metadata)
     storage.remove_temporaries(config.output)
     return read_plan(config)
 
@@ -171,7 +172,7 @@ def _start_run(
         raise ConfigError(f"the output folder {config.output!r} cannot be written: {error}") from error
 
 
-def _check_same_run(config: RunConfig, layout: RunLayout, metadata: dict[str, str]) -> None:
+def _check_same_run(config: RunConfig, layout: RunLayout, entries: list[Entry], metadata: dict[str, str]) -> None:
     there = parquet.read_metadata(layout.uri(layout.MANIFEST))
     difference = describe_difference(json.loads(there["config"]), config.identity())
     if difference:
@@ -183,6 +184,14 @@ def _check_same_run(config: RunConfig, layout: RunLayout, metadata: dict[str, st
         raise ConfigError(
             f"the output folder {config.output!r} holds a run of another model: {config.model!r} has changed since. "
             "Choose another folder, or say --overwrite to remove that run"
+        )
+    # Images that vanished meanwhile become failures of the run that listed them; new ones would be passed over.
+    known = {entry.uri for entry in parquet.read_manifest(layout.uri(layout.MANIFEST))}
+    new = [entry.uri for entry in entries if entry.uri not in known]
+    if new:
+        raise ConfigError(
+            f"the output folder {config.output!r} holds a run over another input: {len(new)} of the {len(entries)} "
+            f"images are not in it, such as {new[0]!r}. Choose another folder, or say --overwrite to remove that run"
         )
 
 

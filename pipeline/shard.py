@@ -30,6 +30,8 @@ from pipeline.overlay import render_overlay
 from pipeline.records import Entry, Failure, MapRecord, Record
 from pipeline.worker import BatchResult, Worker
 
+KEPT_PIXELS = 2_000_000  # larger photographs are decoded again for their overlays, so that few of them are alive
+
 RANKED = 5  # targets beyond so many best classes, or beyond the requested top, get the rank -1
 
 THREADS_AHEAD = 2  # read and decode
@@ -45,9 +47,9 @@ class Loaded:
 
     entry: Entry
     content_sha256: str
-    photograph: Image.Image  # RGB, original size
     geometry: Geometry
     pixels: np.ndarray  # the model's view, (h, w, 3) uint8
+    photograph: Image.Image | bytes | None  # for the overlays: RGB pixels, or the file's bytes of a large image
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,10 @@ class ShardJob:
         height, width = self.worker.input_size
         geometry = Geometry(*photograph.size, fit_view(self.config.resize, photograph.size, (width, height)))
         pixels = self.watch.time("decode", make_input, photograph, geometry)
-        return Loaded(entry, hashlib.sha256(data).hexdigest(), photograph, geometry, pixels)
+        kept = None
+        if wants_overlays(entry, self.config):
+            kept = photograph if geometry.width * geometry.height <= KEPT_PIXELS else data
+        return Loaded(entry, hashlib.sha256(data).hexdigest(), geometry, pixels, kept)
 
     def explain(self, loaded: Iterable[Loaded | Failure]) -> Iterator[Explained | Failure]:
         """Fills batches with images that could be loaded; failures pass by, in their place."""
@@ -238,14 +243,17 @@ class ShardJob:
 
     def _write_overlay(self, item: Explained, method: str, column: int, target: int) -> str | None:
         config, loaded = self.config, item.loaded
-        if not wants_overlays(loaded.entry, config):
+        photograph = loaded.photograph
+        if photograph is None:
             return None
+        if isinstance(photograph, bytes):
+            photograph = self.watch.time("decode", decode_image, photograph, config.max_pixels)
         shown = item.batch.shown[method][item.row, ..., column]
         path = self.layout.overlay(loaded.entry.id, method, target)
         png = self.watch.time(
             "overlay",
             render_overlay,
-            loaded.photograph,
+            photograph,
             shown,
             loaded.geometry,
             config.overlays,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -34,13 +35,14 @@ class BatchResult:
     probabilities: np.ndarray  # (n, L) float32
     targets: np.ndarray  # (n, K) int32
     maps: dict[str, np.ndarray]  # method -> (n, h, w, K) float32, raw
-    shown: dict[str, np.ndarray]  # the same as their papers show them, in [0, 1]
+    shown: dict[str, np.ndarray]  # the same as their papers show them, in [0, 1]; empty if there are no overlays
 
 
 class Worker:
     """A model with its compiled explainers; make one a process, and call it from any thread.
 
     Attributes:
+        config: the job, with `jit` decided.
         input_size: (height, width) of the model, pixels.
         n_classes: L.
         class_names: one a class, or None.
@@ -78,6 +80,8 @@ class Worker:
             jit="auto" if config.jit == "auto" else config.jit == "on",
         )
         self.explainer.warm_up()
+        # Decided once, here: workers in other processes must not measure again, and come to another program.
+        self.config = dataclasses.replace(config, jit="on" if self.explainer.jit else "off")
         self.input_size = self.explainer.input_shape[:2]
         self.metadata = self._describe()
 
@@ -92,7 +96,9 @@ class Worker:
         if self.explainer.input_shape[-1] == 1:
             pixels = _to_grey(pixels)
         explanation = self.explainer(pixels, np.asarray(targets, np.int32))
-        shown = {name: ex.METHODS[name].postprocessing(maps).numpy() for name, maps in explanation.maps.items()}
+        shown = {}
+        if self.config.overlays != "none":
+            shown = {name: ex.METHODS[name].postprocessing(maps).numpy() for name, maps in explanation.maps.items()}
         return BatchResult(
             explanation.logits, self.probabilities(explanation.logits), explanation.targets, explanation.maps, shown
         )
@@ -136,12 +142,16 @@ def shared_worker(config: RunConfig) -> Worker:
 
     The launcher, which loads the model to validate the job, and a runner in the same process so share it.
     """
-    key = json.dumps(config.to_dict(), sort_keys=True)
     with _lock:
-        if key not in _workers:
+        if _key(config) not in _workers:
             _workers.clear()  # one model at a time: memory is for batches
-            _workers[key] = Worker(config)
-        return _workers[key]
+            worker = Worker(config)
+            _workers.update({_key(config): worker, _key(worker.config): worker})
+        return _workers[_key(config)]
+
+
+def _key(config: RunConfig) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True)
 
 
 def versions() -> dict[str, str]:

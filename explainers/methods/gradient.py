@@ -67,4 +67,7 @@ def _single_input(exposed: Exposed, inputs: tf.Tensor) -> list[tf.Tensor]:
         raise InputError(
             f"gradients with respect to the input need a model with one, and this has {len(exposed.split.input_slots)}"
         )
+    dtype = exposed.split.input_slots[0].dtype
+    if not tf.as_dtype(dtype).is_floating:
+        raise InputError(f"gradients with respect to the input need a floating-point one, and this model reads {dtype}")
     return flat

@@ -81,7 +81,12 @@ def bench_program(rounds: int) -> None:
         explainer = ex.Explainer(model, ["gradcam"], top_k=1, batch_size=BATCH, preprocess="tf", jit="auto")
         pixels = np.random.default_rng(SEED).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
         forward, explained = interleave(rounds, forward_pass(model), lambda e=explainer, p=pixels: e(p))
-        report(f"program, Grad-CAM top-1, {name}, XLA {'on' if explainer.jit else 'off'}", forward, explained, (BATCH, BATCH))
+        report(
+            f"program, Grad-CAM top-1, {name}, XLA {'on' if explainer.jit else 'off'}",
+            forward,
+            explained,
+            (BATCH, BATCH),
+        )
 
 
 def photographs(folder: Path) -> Path:
@@ -96,7 +101,9 @@ def bench_job(rounds: int, folder: Path) -> None:
     images = photographs(folder)
     for name, spec in SPECS.items():
         for overlays in ("none", "blend"):
-            config = RunConfig((str(images),), spec, str(folder / "run"), preprocess="tf", resize="crop", overlays=overlays)
+            config = RunConfig(
+                (str(images),), spec, str(folder / "run"), preprocess="tf", resize="crop", overlays=overlays
+            )
             forward = forward_pass(build(name))
 
             def job(config: RunConfig = config) -> None:
@@ -120,7 +127,9 @@ def peak_memory(count: int, folder: Path) -> float:
         (links / f"{i:05d}.jpg").symlink_to(source[i % len(source)])
     arguments = [str(links), SPECS["MobileNetV2"], str(folder / f"memory-{count}")]
     code = "import sys; from tests.benchmarks.bench import run_for_memory; run_for_memory(*sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 
@@ -143,7 +152,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds (default: %(default)s)")
     arguments = parser.parse_args()
     device = ", ".join(d.name for d in tf.config.list_physical_devices())
-    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {os.cpu_count()} cores, {device}, batch {BATCH}, seed {SEED}")
+    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {os.cpu_count()} cores, {device}")
+    print(f"batch {BATCH}, seed {SEED}, medians of interleaved rounds")
     with tempfile.TemporaryDirectory() as folder:
         if "program" in arguments.what:
             bench_program(arguments.rounds)

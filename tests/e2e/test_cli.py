@@ -114,6 +114,19 @@ def finished_run(tmp_path_factory, photographs, tiny_model_path) -> Path:
     return output
 
 
+def change_json(path: Path, name: str, value: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+
+def swap_shards(run: Path) -> None:
+    """Shard 1's records under shard 0's name, with a marker that agrees: only the manifest can tell."""
+    marker, other = (json.loads((run / f"shards/0000{shard}.json").read_text()) for shard in (0, 1))
+    content = (run / "records/part-00001.parquet").read_bytes()
+    (run / "records/part-00000.parquet").write_bytes(content)
+    marker["files"]["records/part-00000.parquet"] = other["files"]["records/part-00001.parquet"]
+    (run / "shards/00000.json").write_text(json.dumps(marker))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -137,7 +150,7 @@ def finished_run(tmp_path_factory, photographs, tiny_model_path) -> Path:
             lambda run: change_json(run / "shards/00000.json", "model_digest", "?"),
             r"shard 0 was written with another model",
         ),
-        (lambda run: swap_shards(run), r"shard 0 lost "),
+        (swap_shards, r"shard 0 lost "),
     ],
 )
 def test_verify_finds_damage(tmp_path, finished_run, damage, words) -> None:
@@ -150,19 +163,6 @@ def test_verify_finds_damage(tmp_path, finished_run, damage, words) -> None:
     assert result.returncode == 1
     assert re.search(words, result.stdout), result.stdout
     assert re.search(r"\d+ problems? found", result.stderr)
-
-
-def change_json(path: Path, name: str, value: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-
-
-def swap_shards(run: Path) -> None:
-    """Shard 1's records under shard 0's name, with a marker that agrees: only the manifest can tell."""
-    marker, other = (json.loads((run / f"shards/0000{shard}.json").read_text()) for shard in (0, 1))
-    content = (run / "records/part-00001.parquet").read_bytes()
-    (run / "records/part-00000.parquet").write_bytes(content)
-    marker["files"]["records/part-00000.parquet"] = other["files"]["records/part-00001.parquet"]
-    (run / "shards/00000.json").write_text(json.dumps(marker))
 
 
 def test_inspect_shows_signal_logits_and_what_fits(tiny_model_path) -> None:

@@ -216,6 +216,25 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path, photogra
     assert list(verify_run(str(tmp_path / "run"))) == []
 
 
+def test_new_images_are_not_passed_over_and_vanished_ones_are_failures(tmp_path, photographs, tiny_model_path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(photographs, folder)
+    config = make_config(
+        folder, tiny_model_path, tmp_path / "run", images=(str(folder),), shard_size=5, overlays="none"
+    )
+    run_job(config, [])
+    shutil.copy(folder / "01.png", folder / "new.png")
+    with pytest.raises(
+        ConfigError, match=r"a run over another input: 1 of the 14 images are not in it, such as '.*new.png'"
+    ):
+        run_job(config, [])
+    (folder / "new.png").unlink()
+    (folder / "01.png").unlink()
+    (tmp_path / "run/shards/00000.json").unlink()
+    assert run_job(config, [])["failures_by_type"] == {"read:FileNotFoundError": 1}
+    assert list(verify_run(str(tmp_path / "run"))) == []
+
+
 def test_a_changed_model_under_the_same_name_is_refused(tmp_path, photographs, tiny_model_path) -> None:
     path = tmp_path / "model.keras"
     shutil.copy(tiny_model_path, path)

@@ -228,7 +228,10 @@ def test_a_head_with_one_unit_keeps_its_class_axis(build, method):
 @pytest.mark.parametrize(
     ("indices", "text"),
     [
-        (np.array([1, 2]), r"have the shape \(N, K\), one row an image, and these have \(2,\): .*write y\[:, np.newaxis\]"),
+        (
+            np.array([1, 2]),
+            r"have the shape \(N, K\), one row an image, and these have \(2,\): .*write y\[:, np.newaxis\]",
+        ),
         (np.array([[1.0], [2.0]]), "units are integers, and these are float64: cast the indices to int32"),
     ],
 )
@@ -262,7 +265,7 @@ def test_cam_is_refused_with_the_reason_and_the_way_out(name, reason):
         (models.residual, "last_bn", "joins several signals at 'add'"),
         (models.gap_dense, "block1_out", "has .* 'block2_"),
         (models.squeeze_excite, "block2_out", "has Dense 'expand'"),
-        (lambda: models.gap_dense(activation="tanh"), None, "tanh"),
+        (lambda: models.gap_dense(activation="tanh"), None, "ends in the activation .tanh. of .predictions."),
     ],
 )
 def test_cam_is_refused_where_something_lies_between_signal_and_pooling(build, layer, reason):

@@ -190,9 +190,8 @@ def test_four_threads_at_once_give_what_one_gives(explainer):
 # Targets
 
 
-def test_the_best_classes_are_chosen_inside(explainer):
-    tints = np.random.default_rng(3).integers(0, 256, (4, 1, 1, 3), np.uint8)
-    got = explainer(np.broadcast_to(tints, (4, 8, 8, 3)).copy())
+def test_the_best_classes_are_chosen_inside():
+    got = ex.Explainer(models.vgg(3), top_k=2, batch_size=4, jit=False)(models.pixels(4))
     np.testing.assert_array_equal(got.targets, np.argsort(-got.logits, axis=1)[:, :2])
     assert len(np.unique(got.targets[:, 0])) > 1
 
@@ -236,7 +235,7 @@ def test_methods_that_share_signals_give_what_each_gives_alone(exposed, explaine
         np.testing.assert_array_equal(alone.targets, together.targets)
         assert list(alone.maps) == [name]
         close(alone.maps[name], together.maps[name])
-    assert np.abs(together.maps["cam"] - 16 * together.maps["gradcam"]).max() < 1e-4 * np.abs(together.maps["cam"]).max()
+    close(16 * together.maps["gradcam"], together.maps["cam"])
 
 
 def test_many_classes_are_explained_at_once():
@@ -307,7 +306,12 @@ def test_a_size_that_the_model_declares_may_be_repeated(exposed):
     ("build", "options", "error", "text"),
     [
         (models.dynamic, {}, InputError, r"size open, \(None, None, 3\): give input_shape=\(H, W, C\)"),
-        (models.gap_dense, {"input_shape": (9, 8, 3)}, InputError, r"\(8, 8, 3\), which input_shape=\(9, 8, 3\) does not"),
+        (
+            models.gap_dense,
+            {"input_shape": (9, 8, 3)},
+            InputError,
+            r"\(8, 8, 3\), which input_shape=\(9, 8, 3\) does not",
+        ),
         (models.dynamic, {"input_shape": (9, 8)}, InputError, r"which input_shape=\(9, 8\) does not fit"),
         (models.gap_dense, {"methods": ()}, InputError, "at least one method"),
         (models.gap_dense, {"methods": ("gradcam", "grad_cam")}, MethodError, r"Did you mean 'gradcam'\?"),
@@ -315,7 +319,12 @@ def test_a_size_that_the_model_declares_may_be_repeated(exposed):
         (models.gap_dense, {"batch_size": 0}, InputError, "batch_size is at least 1, not 0"),
         (models.gap_dense, {"top_k": 0}, InputError, "between 1 and the model's 5 classes, not 0"),
         (models.gap_dense, {"top_k": 6}, InputError, "between 1 and the model's 5 classes, not 6"),
-        (models.gap_dense, {"preprocess": "tensorflow"}, InputError, "no preprocessing 'tensorflow': choose one of tf, "),
+        (
+            models.gap_dense,
+            {"preprocess": "tensorflow"},
+            InputError,
+            "no preprocessing 'tensorflow': choose one of tf, ",
+        ),
         (models.two_inputs, {}, InputError, "a model with one input, and this has 2"),
         (models.linear_image, {}, ex.errors.ModelError, "no spatial signal"),
     ],

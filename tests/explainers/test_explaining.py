@@ -186,7 +186,9 @@ def test_the_maps_of_a_strangers_method_stay_as_they_are(exposed, x, direct):
     close(ex.explain(mine, exposed, x, UNITS, resizing=None)[1], direct[1])
 
 
-@pytest.mark.parametrize(("resizing", "size"), [(True, (8, 8)), ((6, 10), (6, 10)), ([6, 10], (6, 10)), ((2, 3), (2, 3))])
+@pytest.mark.parametrize(
+    ("resizing", "size"), [(True, (8, 8)), ((6, 10), (6, 10)), ([6, 10], (6, 10)), ((2, 3), (2, 3))]
+)
 def test_maps_are_resized_as_tensorflow_does_it(exposed, x, direct, resizing, size):
     maps = ex.explain("gradcam", exposed, x, UNITS, postprocessing=None, resizing=resizing)[1]
     close(maps, tf.image.resize(direct[1], size))
@@ -207,7 +209,9 @@ def half_pixel_linear(values, size):
     return (1 - share) * values[low] + share * values[high]
 
 
-@pytest.mark.parametrize(("positions", "size"), [((4,), (9,)), ((3, 4), (7, 9)), ((2, 3, 4), (5, 7, 9)), ((4, 4), (2, 3))])
+@pytest.mark.parametrize(
+    ("positions", "size"), [((4,), (9,)), ((3, 4), (7, 9)), ((2, 3, 4), (5, 7, 9)), ((4, 4), (2, 3))]
+)
 def test_resizing_is_linear_between_the_centres_of_cells_on_every_axis(positions, size):
     maps = np.random.default_rng(0).normal(size=(2, *positions, 3))
     want = maps
@@ -354,7 +358,7 @@ def test_cam_of_a_flattening_head_is_refused_with_the_reason():
 
 
 def test_several_inputs_are_refused_with_the_way_out():
-    with pytest.raises(InputError, match="one input.*2"):
+    with pytest.raises(InputError, match=r"one input.*2"):
         ex.gradcam(models.two_inputs(), [models.images(2), models.images(2, shape=(4,))])
 
 

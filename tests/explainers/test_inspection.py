@@ -102,7 +102,9 @@ def test_what_a_nested_model_gives_is_what_the_flat_one_gives():
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-@pytest.mark.parametrize("name", ["gap_dense", "doubly_nested", "mobilenet", "sequential", "squeezenet", "softmax_layer"])
+@pytest.mark.parametrize(
+    "name", ["gap_dense", "doubly_nested", "mobilenet", "sequential", "squeezenet", "softmax_layer"]
+)
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_a_loaded_model_gives_what_the_fresh_one_gives(name, suffix, tmp_path):
     case = models.CASES[name]
@@ -189,6 +191,68 @@ def test_a_nested_model_that_is_called_with_a_dict_gets_each_tensor_at_its_input
     model = models.randomize(keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))), 0)
     x = models.images(2)
     close(ex.expose(model)(x)[0], model(x))
+
+
+def gap_with_head(head):
+    image = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(4, 3, name="conv")(image))
+    return models.randomize(keras.Model(image, head(x)), 0)
+
+
+class OwnHead(layers.Layer):
+    """Keeps its softmax in an attribute of the usual name, and its kernel out of sight."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.activation = keras.activations.softmax
+        self.inner = layers.Dense(models.CLASSES)
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, x):
+        return self.activation(self.inner(x))
+
+
+class OwnDense(layers.Dense):
+    """Keras' dense layer with a constructor of its own."""
+
+    def __init__(self, **options):
+        super().__init__(models.CLASSES, activation="softmax", **options)
+
+
+def test_a_layer_with_a_call_of_its_own_is_left_whole():
+    model = gap_with_head(OwnHead())
+    exposed, x = ex.expose(model), models.images(2)
+    assert exposed.probability is None
+    close(exposed(x)[0], model(x))
+
+
+def test_the_activation_of_a_layer_with_a_constructor_of_its_own_is_undone():
+    model = gap_with_head(OwnDense(name="own"))
+    exposed, x = ex.expose(model), models.images(2)
+    assert (exposed.probability, exposed.logits_layer) == ("softmax", "own")
+    kernel, bias = model.get_layer("own").get_weights()
+    close(exposed(x)[0], np.asarray(exposed(x)[1]).mean(axis=(1, 2)) @ kernel + bias)
+
+
+@pytest.mark.parametrize("moved", [layers.Permute((3, 1, 2)), layers.Reshape((18, 8, 1))])
+def test_positions_that_were_moved_about_are_no_signal(moved):
+    image = keras.Input((8, 8, 3))
+    x = layers.Flatten()(moved(layers.Conv2D(4, 3, activation="relu", name="conv")(image)))
+    assert ex.expose(keras.Model(image, layers.Dense(2)(x))).activation_layer == "conv"
+
+
+def test_a_nested_model_that_is_called_twice_is_cut_at_its_last_call():
+    image, body = keras.Input((8, 8, 3)), models.backbone()
+    x = layers.Subtract(name="difference")([body(image), body(layers.Rescaling(-1.0)(image))])
+    x = layers.Dense(models.CLASSES, name="predictions")(layers.GlobalAveragePooling2D()(x))
+    model, x = models.randomize(keras.Model(image, x), 0), models.images(2)
+    whole, part = ex.expose(model), ex.expose(model, "backbone")
+    assert (whole.activation_layer, part.activation_layer) == ("difference", "backbone.block2_out")
+    close(whole(x)[0], model(x))
+    close(part(x)[0], model(x))
+    close(part(x)[1], body(-x))
 
 
 # Residual branches

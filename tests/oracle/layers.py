@@ -1,4 +1,4 @@
-"""Layers of one image: `forward(x)`, and `backward(x, g)`, which takes the gradient of the output to that of the input."""
+"""Layers of one image: `forward(x)`, and `backward(x, g)`, which takes a gradient from the output to the input."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def backward(layers, x, g):
     """The gradient with respect to `x`, from `g` at the end of `layers`."""
     inputs = [x]
     for layer in layers[:-1]:
-        inputs.append(layer.forward(inputs[-1]))  # noqa: PERF401
+        inputs.append(layer.forward(inputs[-1]))
     for layer, signal in zip(reversed(layers), reversed(inputs), strict=True):
         g = layer.backward(signal, g)
     return g

@@ -227,17 +227,34 @@ def test_targets_are_read(text: str, expected: Targets) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "top", "top:", "top:0", "top:-2", "top:x", "top:1.5", "ids", "ids:", "ids:a", "ids:1,", "label:2", "all:1", "TOP:1"],
+    [
+        "",
+        "top",
+        "top:",
+        "top:0",
+        "top:-2",
+        "top:x",
+        "top:1.5",
+        "ids",
+        "ids:",
+        "ids:a",
+        "ids:1,",
+        "label:2",
+        "all:1",
+        "TOP:1",
+    ],
 )
 def test_nonsense_for_targets_is_refused_with_what_is_valid(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--targets is top:K, label, predicted\+label, ids:3,17 or all, not") as caught:
+    with pytest.raises(
+        ConfigError, match=r"--targets is top:K, label, predicted\+label, ids:3,17 or all, not"
+    ) as caught:
         Targets.parse(text)
     assert repr(text) in str(caught.value)
 
 
 def test_a_negative_id_is_no_class() -> None:
     # -1 means "the next best class" inside the program, and must not come in from outside.
-    with pytest.raises(ConfigError, match="--targets .*ids:-1"):
+    with pytest.raises(ConfigError, match=r"--targets .*ids:-1"):
         Targets.parse("ids:-1")
 
 

@@ -305,7 +305,16 @@ def test_bytes_that_were_changed_inside_a_png_are_an_error() -> None:
 
 
 def test_a_file_of_one_signature_only_is_an_error() -> None:
-    for head in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF\0\0\0\0WEBP", b"P6", b"P6\n"):
+    for head in (
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"BM",
+        b"II*\0",
+        b"RIFF\0\0\0\0WEBP",
+        b"P6",
+        b"P6\n",
+    ):
         assert _error(head).error_type in ("BrokenImage", "NotAnImage")
 
 

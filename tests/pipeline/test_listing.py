@@ -59,7 +59,9 @@ def test_a_folder_is_searched_to_any_depth_and_sorted(tmp_path: Path) -> None:
 
 
 def test_a_folder_gives_image_files_only_whatever_the_case_of_their_suffix(tmp_path: Path) -> None:
-    _touch(tmp_path, "a.JPG", "b.Jpeg", "c.tif", "notes.txt", "labels.csv", "jpg", "d.jpg.bak", ".DS_Store", "x.jpg.d/e")
+    _touch(
+        tmp_path, "a.JPG", "b.Jpeg", "c.tif", "notes.txt", "labels.csv", "jpg", "d.jpg.bak", ".DS_Store", "x.jpg.d/e"
+    )
     assert _uris(tmp_path) == [str(tmp_path / name) for name in ("a.JPG", "b.Jpeg", "c.tif")]
 
 
@@ -125,7 +127,9 @@ def test_an_object_store_is_listed_as_a_folder_is() -> None:
 
 def test_specs_keep_their_order_and_a_repeated_uri_counts_once(tmp_path: Path) -> None:
     _touch(tmp_path, "b/2.jpg", "b/1.jpg", "a/3.jpg")
-    entries, duplicates = list_images([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path), str(tmp_path / "b/2.jpg")])
+    entries, duplicates = list_images(
+        [str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path), str(tmp_path / "b/2.jpg")]
+    )
     assert [entry.uri for entry in entries] == [str(tmp_path / name) for name in ("b/1.jpg", "b/2.jpg", "a/3.jpg")]
     assert duplicates == 4
 
@@ -157,7 +161,9 @@ def test_every_kind_of_manifest_gives_uris_labels_and_boxes(manifest: Callable[.
     ]
     if suffix in ("csv", "tsv"):
         mark = "," if suffix == "csv" else "\t"
-        boxes = ['"' + json.dumps(row["boxes"]).replace('"', '""') + '"' if row["boxes"] is not None else "" for row in rows]
+        boxes = [
+            '"' + json.dumps(row["boxes"]).replace('"', '""') + '"' if row["boxes"] is not None else "" for row in rows
+        ]
         lines = [mark.join((row["uri"], row["label"] or "", box)) for row, box in zip(rows, boxes, strict=True)]
         path = manifest(f"m.{suffix}", "\n".join([mark.join(("uri", "label", "boxes")), *lines]))
     elif suffix == "parquet":
@@ -216,12 +222,14 @@ def test_a_json_line_may_hold_any_unicode(manifest: Callable[..., Path]) -> None
 
 
 def test_a_label_that_is_a_number_is_kept_as_its_text(manifest: Callable[..., Path]) -> None:
-    path = manifest("m.jsonl", '{"uri": "a.jpg", "label": 0}\n{"uri": "b.jpg", "label": 12}\n{"uri": "c.jpg", "label": ""}\n')
+    path = manifest(
+        "m.jsonl", '{"uri": "a.jpg", "label": 0}\n{"uri": "b.jpg", "label": 12}\n{"uri": "c.jpg", "label": ""}\n'
+    )
     assert [entry.label for entry in list_images([str(path)])[0]] == ["0", "12", None]
 
 
 def test_labels_come_from_the_named_column_from_the_folder_or_from_nowhere(manifest: Callable[..., Path]) -> None:
-    path = str(manifest("m.csv", "uri,label,breed,boxes\ncats/a.jpg,cat,siam,\"[[1, 2, 3, 4]]\"\n"))
+    path = str(manifest("m.csv", 'uri,label,breed,boxes\ncats/a.jpg,cat,siam,"[[1, 2, 3, 4]]"\n'))
     found = {source: list_images([path], labels=source)[0][0] for source in LABEL_SOURCES}
     assert {source: entry.label for source, entry in found.items()} == {"column": "cat", "folder": "cats", "none": None}
     assert {entry.boxes for entry in found.values()} == {((1.0, 2.0, 3.0, 4.0),)}
@@ -237,10 +245,22 @@ def test_the_folder_of_an_image_is_its_label_in_folders_too(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "boxes",
-    ["[1, 2, 3, 4]", "[[1, 2, 3]]", "[[1, 2, 3, 4, 5]]", '[["a", 1, 2, 3]]', "x", "5", '{"x": 1}', "[[1, 2, 3, null]]", "null"],
+    [
+        "[1, 2, 3, 4]",
+        "[[1, 2, 3]]",
+        "[[1, 2, 3, 4, 5]]",
+        '[["a", 1, 2, 3]]',
+        "x",
+        "5",
+        '{"x": 1}',
+        "[[1, 2, 3, null]]",
+        "null",
+    ],
 )
 def test_nonsense_for_boxes_is_told_with_its_row(manifest: Callable[..., Path], boxes: str) -> None:
-    path = manifest("m.jsonl", json.dumps({"uri": "a.jpg"}) + "\n" + json.dumps({"uri": "b.jpg", "boxes": boxes}) + "\n")
+    path = manifest(
+        "m.jsonl", json.dumps({"uri": "a.jpg"}) + "\n" + json.dumps({"uri": "b.jpg", "boxes": boxes}) + "\n"
+    )
     message = _error(path)
     assert "row 2 of the manifest" in message
     assert "no list of [x, y, width, height]" in message
@@ -277,7 +297,8 @@ def test_a_row_without_a_uri_is_told_by_its_number(
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("m.csv", ""), ("m.csv", "uri,label\n"), ("m.txt", "\n \n"), ("m.jsonl", ""), ("m.tsv", "uri\n")]
+    ("name", "content"),
+    [("m.csv", ""), ("m.csv", "uri,label\n"), ("m.txt", "\n \n"), ("m.jsonl", ""), ("m.tsv", "uri\n")],
 )
 def test_a_manifest_that_lists_nothing_is_told(manifest: Callable[..., Path], name: str, content: str) -> None:
     path = manifest(name, content)
@@ -325,7 +346,9 @@ def test_a_folder_without_images_is_told_with_the_suffixes_that_count(tmp_path: 
     assert "for other names give a glob or a manifest" in message
 
 
-@pytest.mark.parametrize("spec", ["nowhere", "nowhere/*.jpg", "nowhere.jpg", "memory://nowhere/*.jpg", "memory://nowhere"])
+@pytest.mark.parametrize(
+    "spec", ["nowhere", "nowhere/*.jpg", "nowhere.jpg", "memory://nowhere/*.jpg", "memory://nowhere"]
+)
 def test_what_matches_nothing_is_told_with_the_spec(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert _error(spec) == (

@@ -32,11 +32,18 @@ def _photograph(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def _render(photograph: np.ndarray, values: np.ndarray, mode: str = "stretch", style: str = "blend", **options) -> np.ndarray:
+def _render(
+    photograph: np.ndarray, values: np.ndarray, mode: str = "stretch", style: str = "blend", **options
+) -> np.ndarray:
     geometry = _geometry(mode, (photograph.shape[1], photograph.shape[0]))
     values = np.asarray(values, np.float32)
     data = render_overlay(
-        Image.fromarray(photograph), values, geometry, style, options.get("colormap", "inferno"), options.get("max_side")
+        Image.fromarray(photograph),
+        values,
+        geometry,
+        style,
+        options.get("colormap", "inferno"),
+        options.get("max_side"),
     )
     return _open(data)
 
@@ -135,7 +142,9 @@ def test_a_stronger_value_is_never_darker_in_the_maps_that_are_recommended(name:
 
 @pytest.mark.parametrize("name", ["infrared", "", "no such map"])
 def test_an_unknown_colour_map_is_told_with_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=f"there is no colour map '{name}': try inferno, viridis, cividis, magma or gray"):
+    with pytest.raises(
+        ValueError, match=f"there is no colour map '{name}': try inferno, viridis, cividis, magma or gray"
+    ):
         color_table(name)
 
 
@@ -209,9 +218,7 @@ def test_a_layer_over_the_photograph_is_the_blend() -> None:
 
 def test_values_beyond_the_range_are_clipped_and_do_not_wrap() -> None:
     photograph = _photograph(12, 12)
-    np.testing.assert_array_equal(
-        _render(photograph, np.full((2, 2), 7.0)), _render(photograph, np.full((2, 2), 1.0))
-    )
+    np.testing.assert_array_equal(_render(photograph, np.full((2, 2), 7.0)), _render(photograph, np.full((2, 2), 1.0)))
     np.testing.assert_array_equal(_render(photograph, np.full((2, 2), -0.5)), photograph)
 
 

@@ -333,7 +333,9 @@ def test_rows_of_any_file_of_a_user_are_read() -> None:
     import pandas as pd
 
     buffer = io.BytesIO()
-    pd.DataFrame({"uri": ["a", "b"], "label": ["cat", None], "boxes": [[[1.0, 2.0, 3.0, 4.0]], None]}).to_parquet(buffer)
+    pd.DataFrame({"uri": ["a", "b"], "label": ["cat", None], "boxes": [[[1.0, 2.0, 3.0, 4.0]], None]}).to_parquet(
+        buffer
+    )
     assert list(parquet.read_rows(buffer.getvalue())) == [
         {"uri": "a", "label": "cat", "boxes": [[1.0, 2.0, 3.0, 4.0]]},
         {"uri": "b", "label": None, "boxes": None},

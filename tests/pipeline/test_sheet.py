@@ -87,9 +87,7 @@ def test_a_caption_that_fits_is_not_cut() -> None:
     picture = Image.new("RGB", (200, 200), RED)
     wide = _sheet([(picture, "golden retriever")], columns=1, tile_size=200)
     wider = _sheet([(picture, "golden retriever")], columns=1, tile_size=220)
-    np.testing.assert_array_equal(
-        wide[GAP + 200 : GAP + 200 + LINE, :200], wider[GAP + 220 : GAP + 220 + LINE, :200]
-    )
+    np.testing.assert_array_equal(wide[GAP + 200 : GAP + 200 + LINE, :200], wider[GAP + 220 : GAP + 220 + LINE, :200])
 
 
 def test_captions_may_be_in_other_scripts() -> None:

@@ -15,7 +15,17 @@ import pytest
 
 from pipeline import storage
 
-ODD_NAMES = ("plain.bin", "two words.bin", "grün-漢字.bin", "50%.bin", "%20.bin", "a#b.bin", "a&b=c.bin", "-x.bin", "dots..bin")
+ODD_NAMES = (
+    "plain.bin",
+    "two words.bin",
+    "grün-漢字.bin",
+    "50%.bin",
+    "%20.bin",
+    "a#b.bin",
+    "a&b=c.bin",
+    "-x.bin",
+    "dots..bin",
+)
 
 
 @pytest.fixture(params=["local", "memory"])
