@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import io
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, RunError
 from pipeline.layout import RunLayout
-from pipeline.records import Entry, Failure, Record
+from pipeline.records import Entry, Failure, MapRecord, Record
 
 
 def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
@@ -201,12 +202,20 @@ def _show_sheet(record: Record, folder: Path, names: list[str] | None) -> bytes:
     from pipeline.decode import decode_image
     from pipeline.sheet import make_sheet
 
-    tiles = [(decode_image(storage.read_bytes(record.uri)), Path(record.uri).name)]
-    for values in record.maps:
-        overlay = Image.open(io.BytesIO((folder / str(values.overlay)).read_bytes()))
-        tiles.append((overlay, f"{values.method}: {class_name(values.target, names)}\np {values.probability:.3f}"))
+    photograph = decode_image(storage.read_bytes(record.uri))
+    tiles = []
+    for target, group in itertools.groupby(sorted(record.maps, key=_by_rank), key=lambda values: values.target):
+        tiles.append((photograph, f"{class_name(target, names)}\n{Path(record.uri).name}"))
+        for values in group:
+            overlay = Image.open(io.BytesIO((folder / str(values.overlay)).read_bytes()))
+            tiles.append((overlay, f"{values.method}\np {values.probability:.3f}"))
+    methods_shown = len({values.method for values in record.maps})
     side = min(max(record.geometry.width, record.geometry.height), 640)
-    return make_sheet(tiles, columns=min(len(tiles), 4), tile_size=side)
+    return make_sheet(tiles, columns=1 + methods_shown, tile_size=side)
+
+
+def _by_rank(values: MapRecord) -> tuple[float, int]:
+    return -values.score, values.target
 
 
 def class_name(index: int, names: list[str] | None) -> str:
