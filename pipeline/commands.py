@@ -164,6 +164,8 @@ def _from_yaml(name: str, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else tuple(part.strip() for part in str(value).split(","))
     if name == "input_size":
         height, _, width = str(value).partition("x")
+        if not (height.isdecimal() and (width or height).isdecimal()):
+            raise ConfigError(f"input_size is 224 or 224x320, not {value!r}")
         return int(height), int(width or height)
     return value
 

@@ -33,12 +33,15 @@ class Targets:
     @classmethod
     def parse(cls, text: str) -> Targets:
         """Reads `top:K`, `label`, `predicted+label`, `ids:3,17` or `all`."""
+        text = str(text)  # YAML reads 5 as a number
         kind, _, rest = text.partition(":")
         try:
             if kind == "top" and int(rest) > 0:
                 return cls("top", count=int(rest))
             if kind == "ids":
-                return cls("ids", ids=tuple(int(number) for number in rest.split(",")))
+                ids = tuple(int(number) for number in rest.split(","))
+                if min(ids) >= 0:
+                    return cls("ids", ids=ids)
         except ValueError:
             pass
         if text in ("label", "predicted+label", "all"):
@@ -129,12 +132,15 @@ class RunConfig:
     def _check_numbers(self) -> None:
         for name in ("batch_size", "shard_size", "max_pixels", "overlay_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{_option(name)} is at least 1, not {value}")
-        if self.max_failures is not None and self.max_failures < 0:
-            raise ConfigError(f"--max-failures is at least 0, not {self.max_failures}")
-        if not 0 <= self.overlay_sample <= 1:
-            raise ConfigError(f"--overlay-sample is a share between 0 and 1, not {self.overlay_sample}")
+            if value is not None and not _is_count(value, 1):
+                raise ConfigError(f"{_option(name)} is at least 1, not {value!r}")
+        if self.max_failures is not None and not _is_count(self.max_failures, 0):
+            raise ConfigError(f"--max-failures is at least 0, not {self.max_failures!r}")
+        if not isinstance(self.overlay_sample, int | float) or not 0 <= self.overlay_sample <= 1:
+            raise ConfigError(f"--overlay-sample is a share between 0 and 1, not {self.overlay_sample!r}")
+        size = self.input_size
+        if size is not None and not (len(size) == 2 and all(_is_count(side, 1) for side in size)):
+            raise ConfigError(f"--input-size is a height and a width of at least 1, not {size!r}")
 
     @property
     def parsed_targets(self) -> Targets:
@@ -146,8 +152,8 @@ class RunConfig:
         """How many of the best logits to keep; None for all."""
         if self.logits == "all":
             return None
-        kind, _, count = self.logits.partition(":")
-        if kind != "top" or not count.isdigit() or int(count) < 1:
+        kind, _, count = str(self.logits).partition(":")
+        if kind != "top" or not count.isdecimal() or int(count) < 1:
             raise ConfigError(f"--logits is all or top:K, not {self.logits!r}")
         return int(count)
 
@@ -176,6 +182,10 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What differs between two configurations, option by option, in one line."""
     names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     return "; ".join(f"{_option(name)} was {old.get(name)!r} and is {new.get(name)!r}" for name in names)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and value >= least
 
 
 def _option(name: str) -> str:

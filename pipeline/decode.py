@@ -7,7 +7,7 @@ import warnings
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError
 
@@ -35,6 +35,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What a folder's images are told by."""
 
+Image.MAX_IMAGE_PIXELS = None  # the limit is `max_pixels`, which may be higher than Pillow's own
+
+# Damaged metadata of an image that decodes is nobody's concern. Set once: a filter for a while is not safe in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 
 def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
     """Decodes the first frame of an image to RGB, turned upright by its EXIF orientation.
@@ -51,16 +56,11 @@ def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
     if not data:
         raise ImageError("decode", "EmptyFile", "the file has no bytes")
     try:
-        with warnings.catch_warnings():
-            # Pillow's own size limit warns and its EXIF reader grumbles; the limit here is `max_pixels`.
-            warnings.simplefilter("ignore")
-            return _decode(data, max_pixels)
+        return _decode(data, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError("decode", "NotAnImage", f"not an image: {_describe(data)}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError("decode", "TooLarge", f"{error}") from error
     except MemoryError as error:
         raise ImageError("decode", "TooLarge", "the image does not fit in memory") from error
     except Exception as error:
@@ -83,11 +83,29 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
                 f"{width} x {height} is more than {max_pixels} pixels: raise --max-pixels to allow it",
             )
         image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
+        return _as_rgb(_upright(image))
+
+
+_TURNS: dict[int | None, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientations, and what turns them upright."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose, which writes the EXIF block anew and stumbles over damaged tags.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image.copy()  # lets go of the file and its metadata
     if image.mode.startswith("I"):
         return _from_integers(image)

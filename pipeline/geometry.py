@@ -97,9 +97,9 @@ def fit_view(mode: str, image_size: tuple[int, int], input_size: tuple[int, int]
 def make_input(image: Image.Image, geometry: Geometry) -> np.ndarray:
     """The model's view of an RGB image: (height, width, 3) uint8, resized bilinearly with antialiasing."""
     view = geometry.view
-    left, top = round(-view.offset_x / view.scale_x), round(-view.offset_y / view.scale_y)
-    if view.mode != "pad" or (left, top) == (0, 0):
+    if view.mode != "pad":
         return np.asarray(image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=geometry.visible))
+    left, top = round(-view.offset_x / view.scale_x), round(-view.offset_y / view.scale_y)
     inner = (round(geometry.width / view.scale_x), round(geometry.height / view.scale_y))
     canvas = Image.new("RGB", (view.width, view.height))
     canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), (left, top))
@@ -130,7 +130,7 @@ def strongest_region(
     The region is where the bilinear map reaches `threshold` of its maximum, as in Zhou et al. 2016, Sec. 3.2 (20 %).
 
     Returns:
-        None if nothing in the map is positive.
+        None if nothing in the map is positive, or the region lies outside the image, in padding.
     """
     if not values.max() > 0:
         return None
@@ -143,6 +143,8 @@ def strongest_region(
     right, bottom = view.to_original((columns[-1] + 1) * step_x, (rows[-1] + 1) * step_y)
     left, right = np.clip((left, right), 0, geometry.width)
     top, bottom = np.clip((top, bottom), 0, geometry.height)
+    if left == right or top == bottom:  # all of it lies in a bar of padding
+        return None
     return float(left), float(top), float(right - left), float(bottom - top)
 
 
@@ -153,7 +155,7 @@ def _inside(geometry: Geometry, shape: tuple[int, ...]) -> tuple[float, float, f
 
 def _upsample(values: np.ndarray, least: int = 48) -> np.ndarray:
     """The map on a grid of at least `least` cells a side, where a box's edges are finer than the activation's cells."""
-    factor = max(1, -(-least // min(values.shape)))
+    factor = max(1, -(-least // min(values.shape))) | 1  # odd: cell centres, and so the maximum, are on the grid
     size = (factor * values.shape[1], factor * values.shape[0])
     picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))

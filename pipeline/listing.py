@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -40,6 +41,7 @@ def list_images(specs: Iterable[str], labels: str = "column", label_column: str 
     for spec in specs:
         found = 0
         for entry in _list_spec(spec, label_column):
+            _check_name(entry.uri)
             unique.setdefault(entry.uri, _labelled(entry, labels))
             found += 1
         if not found:
@@ -48,9 +50,20 @@ def list_images(specs: Iterable[str], labels: str = "column", label_column: str 
     return list(unique.values()), count - len(unique)
 
 
+def _check_name(uri: str) -> None:
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the name {uri!r} is not UTF-8, and could not be written to a table: rename it") from error
+
+
 def _list_spec(spec: str, label_column: str) -> Iterator[Entry]:
     if spec.lower().endswith(MANIFEST_SUFFIXES):
         return _read_manifest(spec, label_column)
+    try:
+        storage.open_store(spec)
+    except OSError as error:
+        raise ConfigError(f"{spec!r} cannot be listed: {error}") from error
     if any(mark in spec for mark in "*?[") and not (storage.is_local(spec) and storage.exists(spec)):
         return map(Entry, storage.glob(spec))
     if storage.is_folder(spec):
@@ -99,11 +112,21 @@ def _rows(name: str, data: bytes) -> Iterator[Mapping[str, Any]]:
         return
     text = data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
     if name.endswith((".csv", ".tsv")):
-        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if name.endswith(".tsv") else ",")
+        lines = io.StringIO(text, newline="")
+        delimiter = "\t" if name.endswith(".tsv") else ","
+        yield from csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     elif name.endswith(".txt"):
-        yield from ({"uri": line.strip()} for line in text.splitlines() if line.strip())
+        yield from ({"uri": line.strip()} for line in text.split("\n") if line.strip())
     else:
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        rows = (line for line in text.split("\n") if line.strip())  # splitlines would split inside a JSON string
+        yield from (_parse_line(row, number) for number, row in enumerate(rows, 1))
+
+
+def _parse_line(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"row {number}: {error}") from error
 
 
 def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str) -> Entry:
@@ -114,7 +137,7 @@ def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str)
     if not isinstance(uri, str) or not uri.strip():
         raise ConfigError(f"row {number} of the manifest {manifest!r} has no uri: {uri!r}")
     label = row.get(label_column)
-    resolved = storage.absolute(uri) if storage.is_absolute(uri) else storage.join(folder, uri)
+    resolved = storage.absolute(uri if storage.is_absolute(uri) else storage.join(folder, uri))
     return Entry(resolved, None if label in (None, "") else str(label), _boxes(row.get("boxes"), number, manifest))
 
 
@@ -122,9 +145,16 @@ def _boxes(value: Any, number: int, manifest: str) -> tuple[tuple[float, float, 
     if value in (None, ""):
         return None
     try:
-        boxes = json.loads(value) if isinstance(value, str) else value
-        return tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in boxes)
-    except (TypeError, ValueError) as error:
+        rows = json.loads(value) if isinstance(value, str) else value
+        boxes = tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in rows)
+    except (TypeError, ValueError):
+        boxes = None
+    if boxes is None or not all(_is_box(box) for box in boxes):
         raise ConfigError(
             f"row {number} of the manifest {manifest!r} has boxes that are no list of [x, y, width, height]: {value!r}"
-        ) from error
+        )
+    return boxes
+
+
+def _is_box(box: tuple[float, float, float, float]) -> bool:
+    return all(math.isfinite(number) for number in box) and min(box[2:]) >= 0

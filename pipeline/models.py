@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,7 @@ def load_model(spec: str, allow_unsafe: bool = False) -> tuple[keras.Model, str]
         model = _load_application(spec.removeprefix(APPLICATIONS))
         return model, _digest_of(model)
     if ":" in spec and "://" not in spec and not storage.exists(spec):
-        model = load_callable(spec, "--model")()
+        model = _make_model(spec)
         return model, _digest_of(model)
     return _load_file(spec, allow_unsafe)
 
@@ -74,6 +76,19 @@ def application_mode(spec: str) -> str | None:
     return next((mode for mode, starts in modes.items() if name.startswith(starts)), "tf")
 
 
+def _make_model(spec: str) -> keras.Model:
+    import keras
+
+    factory = load_callable(spec, "--model")
+    try:
+        model = factory()
+    except Exception as error:
+        raise ConfigError(f"--model {spec!r} could not make the model: {type(error).__name__}: {error}") from error
+    if not isinstance(model, keras.Model):
+        raise ConfigError(f"--model {spec!r} returns a Keras model, not {type(model).__name__}")
+    return model
+
+
 def _load_application(text: str) -> keras.Model:
     import keras
 
@@ -91,9 +106,13 @@ def _load_application(text: str) -> keras.Model:
 
 
 def _literal(text: str) -> Any:
-    if text.lower() == "none":
-        return None
-    return int(text) if text.isdigit() else text
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
 def _load_file(spec: str, allow_unsafe: bool) -> tuple[keras.Model, str]:
@@ -127,9 +146,10 @@ def _refuse_other_formats(path: Path, spec: str) -> None:
 
 def _refuse_code(path: Path, spec: str) -> None:
     """Looks for Lambda layers before Keras does, to say plainly what would run."""
-    names = [
-        layer["config"].get("name", "?") for layer in _layers(_read_config(path)) if layer["class_name"] == "Lambda"
-    ]
+    parts = list(_layers(_read_config(path)))
+    names = [part["config"].get("name", "?") for part in parts if part["class_name"] == "Lambda"]
+    if any(part["class_name"] == "__lambda__" for part in parts):  # as an activation, or another argument
+        names = names or ["without a name"]
     if names:
         raise ConfigError(
             f"the model {spec!r} holds Python code, in the Lambda layers {', '.join(names)}, and loading it would run "
@@ -149,7 +169,7 @@ def _read_config(path: Path) -> Any:
 
         with h5py.File(path) as file:
             return json.loads(file.attrs.get("model_config", "{}"))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return {}  # not a model at all, which Keras says better
 
 
@@ -173,10 +193,26 @@ def _digest_of_files(path: Path) -> str:
 
 
 def _digest_of(model: keras.Model) -> str:
-    digest = hashlib.sha256(model.to_json().encode())
+    digest = hashlib.sha256(json.dumps(_without_names(json.loads(model.to_json()))).encode())
     for weight in model.get_weights():
         digest.update(weight.tobytes())
     return digest.hexdigest()
+
+
+def _without_names(config: Any) -> Any:
+    """A model's configuration with every name replaced by its place: Keras numbers layers through a whole process."""
+    places: dict[str, str] = {}
+
+    def visit(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: visit(part, name) for name, part in sorted(value.items(), key=lambda item: item[0] != "name")}
+        if isinstance(value, list):
+            return [visit(part) for part in value]
+        if isinstance(value, str) and (key == "name" or value in places):
+            return places.setdefault(value, f"#{len(places)}")
+        return value
+
+    return visit(config)
 
 
 def _first_line(error: Exception) -> str:

@@ -23,7 +23,7 @@ def open_store(uri: str) -> tuple[Any, str]:
     """The file system of a uri, and the path inside it."""
     store = _file_system(_scheme(uri) or "file")
     path = store._strip_protocol(uri)
-    return store, str(Path(path).absolute()) if is_local(uri) else path
+    return store, os.path.abspath(path) if is_local(uri) else path  # noqa: PTH100 - one spelling of a/../b and ./b
 
 
 def is_local(uri: str) -> bool:
@@ -89,6 +89,8 @@ def list_files(uri: str, recursive: bool = False) -> list[str]:
     """The files of a folder, sorted, as uris; empty if there is no such folder."""
     store, path = open_store(uri)
     store.invalidate_cache()
+    if is_local(uri) and recursive:
+        return sorted(_walk(path))
     try:
         found = store.find(path, maxdepth=None if recursive else 1)
     except FileNotFoundError:
@@ -100,7 +102,9 @@ def glob(pattern: str) -> list[str]:
     """The files that match a pattern, sorted, as uris."""
     store, path = open_store(pattern)
     return sorted(
-        _as_uri(pattern, store, name) for name, info in store.glob(path, detail=True).items() if info["type"] == "file"
+        _as_uri(pattern, store, name)
+        for name, info in store.glob(path, detail=True).items()
+        if info["type"] == "file" or (info.get("islink") and store.isfile(name))
     )
 
 
@@ -135,6 +139,18 @@ def remove_temporaries(uri: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def _walk(top: str) -> Iterator[str]:
+    """All files below a local folder, folders that are links included, which fsspec passes by; each folder once."""
+    seen = set()
+    for folder, subfolders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add(real)
+        yield from (f"{folder.rstrip('/')}/{name}" for name in names)
+
+
 def _temporaries(uri: str) -> Iterator[Path]:
     return Path(open_store(uri)[1]).rglob(f"{TEMPORARY}*")
 
@@ -145,7 +161,10 @@ def _scheme(uri: str) -> str:
 
 @lru_cache(maxsize=16)
 def _file_system(scheme: str) -> Any:
-    return fsspec.filesystem(scheme)
+    try:
+        return fsspec.filesystem(scheme)
+    except (ValueError, ImportError) as error:
+        raise OSError(f"there is no store for {scheme}:// here: {error}") from error
 
 
 def _as_uri(like: str, store: Any, path: str) -> str:

@@ -114,6 +114,11 @@ def tensorflow_softmax(seed=0) -> keras.Model:
     return gap_dense(seed, activation=tf.nn.softmax)
 
 
+def softmax_object(seed=0) -> keras.Model:
+    """A Softmax layer given as the activation of the dense one."""
+    return gap_dense(seed, activation=layers.Softmax())
+
+
 def sigmoid_layer(seed=0) -> keras.Model:
     """Several labels, the sigmoid as a layer of its own."""
     image = keras.Input((SIZE, SIZE, 3), name="image")
@@ -356,12 +361,17 @@ def dropout(seed=0) -> keras.Model:
     return randomize(keras.Model(image, layers.Dropout(0.9, name="late_dropout")(x)), seed)
 
 
-def rescaling_first(seed=0) -> keras.Model:
+def rescaling_first(seed=0, dtype=None) -> keras.Model:
     """The preprocessing inside the model."""
-    image = keras.Input((SIZE, SIZE, 3), name="image")
+    image = keras.Input((SIZE, SIZE, 3), name="image", dtype=dtype)
     x = layers.Rescaling(1 / 127.5, offset=-1, name="rescaling")(image)
     x = layers.GlobalAveragePooling2D(name="pool")(_features(x))
     return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def byte_input(seed=0) -> keras.Model:
+    """A model that declares bytes as its input."""
+    return rescaling_first(seed, "uint8")
 
 
 def mlp(seed=0) -> keras.Model:
@@ -440,6 +450,7 @@ CASES = {
     "separate_activation": Case(gap_dense_activation, "block2_out", "scores"),
     "softmax_layer": Case(gap_dense_softmax_layer, "block2_out", "scores"),
     "softmax_operation": Case(gap_dense_softmax_operation, "block2_out", "scores"),
+    "softmax_object": Case(softmax_object, "block2_out", "predictions"),
     "tensorflow_softmax": Case(tensorflow_softmax, "block2_out", "predictions"),
     "log_softmax": Case(gap_dense, "block2_out", "predictions", options={"activation": "log_softmax"}),
     "sigmoid": Case(gap_dense, "block2_out", "predictions", "sigmoid", options={"activation": "sigmoid"}),

@@ -2,11 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
 
 import explainers as ex
 from explainers.compiled import PREDICTED, PREPROCESSES
@@ -117,14 +115,11 @@ def test_half_precision_gives_float32_numbers(dtype):
 
 
 def test_a_model_that_declares_bytes_is_explained_like_one_that_declares_floats():
-    def build(dtype):
-        image = keras.Input((8, 8, 3), dtype=dtype)
-        x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
-        return models.randomize(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x))), 0)
-
-    images = models.pixels(2)
-    want = ex.Explainer(build("float32"), EVERY, batch_size=2, jit=False)(images)
-    assert_same(ex.Explainer(build("uint8"), EVERY, batch_size=2, jit=False)(images), want)
+    images, methods = models.pixels(2), ("cam", "gradcam")
+    want = ex.Explainer(models.rescaling_first(2), methods, batch_size=2, jit=False)(images)
+    assert_same(ex.Explainer(models.byte_input(2), methods, batch_size=2, jit=False)(images), want)
+    with pytest.raises(InputError, match="this model reads uint8"):
+        ex.Explainer(models.byte_input(), ("gradients",), batch_size=2, jit=False)
 
 
 # Batches

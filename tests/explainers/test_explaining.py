@@ -76,6 +76,7 @@ def test_every_batch_has_one_size_so_that_it_is_traced_once(exposed, x):
         return gradcam(model, inputs, indices)
 
     ex.explain(spy, exposed, x, UNITS, batch_size=2, **raw)
+    ex.explain(spy, exposed, images_and_units(x).batch(2), **raw)
     assert shapes == [(2, 8, 8, 3)]
 
 

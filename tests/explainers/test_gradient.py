@@ -134,17 +134,9 @@ def test_half_precision_gives_nearly_the_maps_of_single_precision(dtype, rtol):
     close(maps, gradients(models.gap_dense(1), x)[1], rtol)
 
 
-def test_a_model_that_declares_integer_pixels_has_the_gradient_of_one_that_declares_floats():
-    def build(dtype):
-        image = keras.Input((8, 8, 3), dtype=dtype)
-        x = layers.Conv2D(4, 3, activation="relu")(layers.Rescaling(1 / 255)(image))
-        x = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x))
-        return models.randomize(keras.Model(image, x), 0)
-
-    x = models.pixels(2)
-    _, want = gradients(build("float32"), x)
-    assert np.abs(want).max() > 1e-4
-    close(gradients(build("uint8"), x)[1], want)
+def test_a_model_that_declares_integer_pixels_is_refused_and_not_given_zeros():
+    with pytest.raises(InputError, match="need a floating-point one, and this model reads uint8"):
+        gradients(models.byte_input(), models.pixels(2))
 
 
 def test_positions_that_the_logit_does_not_see_have_no_gradient():

@@ -50,7 +50,7 @@ def test_lightness_rises_with_every_step_of_the_colour_map():
 def test_equal_steps_of_a_map_are_equal_steps_of_lightness():
     lightness = lightness_oklab(heat_colors())
     straight = np.linspace(lightness[0], lightness[-1], 256)
-    assert np.abs(lightness - straight).max() < 0.01
+    assert np.abs(lightness - straight).max() < 0.003  # one byte is up to 0.002
     assert lightness[0] < 0.1
     assert lightness[-1] > 0.95
 

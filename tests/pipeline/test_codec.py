@@ -127,6 +127,17 @@ def test_uint8_keeps_every_positive_value_within_its_bound(values: np.ndarray) -
     assert max(encoded.data) == (255 if expected.max() > 0 else 0)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 200, 300, 1000, 65_000])
+def test_uint8_of_the_smallest_numbers_neither_vanishes_nor_wraps_around(steps: int) -> None:
+    # Of subnormal float32 numbers, whose scale cannot be divided any finer.
+    values = np.array([[steps, 0]], np.uint32).view(np.float32)
+    encoded = encode_map(values, "uint8")
+    decoded = np.frombuffer(decode_map(encoded).tobytes(), np.uint32)
+    assert encoded.scale > 0
+    assert abs(int(decoded[0]) - steps) <= max(1, steps / 255)
+    assert decoded[1] == 0
+
+
 @given(st.floats(-(2.0**126), 2.0**126, width=32), SHAPES)
 @unhurried
 def test_a_constant_map_comes_back_exactly(value: float, shape: tuple[int, int]) -> None:

@@ -283,7 +283,7 @@ def test_a_manifest_without_the_column_uri_tells_which_it_has(manifest: Callable
     [
         ("m.csv", "uri,label\na.jpg,cat\n,dog\n", 2, "''"),
         ("m.csv", "label,uri\ncat\n", 1, "None"),
-        ("m.csv", "uri,label\n   ,dog\n", 1, "'   '"),
+        ("m.csv", "uri,label\n   ,dog\n", 1, "''"),
         ("m.jsonl", '{"uri": "a"}\n{"uri": "b"}\n{"uri": null}\n', 3, "None"),
         ("m.jsonl", '{"uri": 17}\n', 1, "17"),
     ],

@@ -201,6 +201,16 @@ def test_a_function_hidden_in_an_activation_is_told_as_code_and_not_run(tmp_path
     assert "say --allow-unsafe-model" in message
 
 
+def test_a_layer_that_loads_a_foreign_graph_is_refused(tmp_path: Path) -> None:
+    _tiny().export(tmp_path / "graph", verbose=False)
+    layer = keras.layers.TFSMLayer(str(tmp_path / "graph"), call_endpoint="serve", name="foreign")
+    inputs = keras.Input((8, 8, 3))
+    keras.Model(inputs, layer(inputs)).save(tmp_path / "wrapped.keras")
+    assert "wrapped.keras' cannot be loaded: " in _error(tmp_path / "wrapped.keras")
+    model, _ = load_model(str(tmp_path / "wrapped.keras"), allow_unsafe=True)
+    np.testing.assert_allclose(model(X), _tiny()(X), rtol=1e-5)
+
+
 def test_a_layer_that_is_only_called_lambda_is_no_code(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="Lambda")])
     model.save(tmp_path / "named.keras")

@@ -205,7 +205,8 @@ def test_duckdb_reads_the_very_values_of_every_map(written: str) -> None:
 
 def test_duckdb_answers_the_questions_of_the_documentation(written: str) -> None:
     answer = duckdb.sql(
-        f"select label, count(*), max(len(maps)), max(view.offset_x) from '{written}' group by label order by label nulls last"
+        f"select label, count(*), max(len(maps)), max(view.offset_x) from '{written}' "
+        "group by label order by label nulls last"
     ).fetchall()
     assert answer == [("", 1, 0, 0.0), ("cat", 1, 2, 160.0), (None, 1, 1, 0.0)]
 
