@@ -159,6 +159,8 @@ class Explainer:
             raise InputError(f"a batch holds 1 to {self.batch_size} images, and this one {len(images)}")
         if targets.shape != (len(images), self.top_k):
             raise InputError(f"targets have the shape ({len(images)}, {self.top_k}), and these {targets.shape}")
+        if not np.issubdtype(targets.dtype, np.integer):
+            raise InputError(f"targets are integers, and these are {targets.dtype}")
         if targets.min() < PREDICTED or targets.max() >= self.exposed.n_classes:
             raise InputError(
                 f"targets are classes 0 to {self.exposed.n_classes - 1}, or -1 for predicted ones, and these lie in "

@@ -57,6 +57,7 @@ def explain(
     exposed = ensure_exposed(model, spatial=known is None or known.spatial)
     if postprocessing == "auto":
         postprocessing = known.postprocessing if known else None
+    resizing = tuple(resizing) if isinstance(resizing, list) else resizing
     run = _compiled_call(exposed, function, postprocessing, resizing, params)
     batches, n_batches = _batches(exposed, x, y, batch_size)
     progress = _progress(n_batches, verbose)
@@ -116,7 +117,7 @@ def _compiled_call(
     params: dict[str, Any],
 ) -> tf.types.experimental.PolymorphicFunction:
     """A compiled function from a batch to finished maps, kept with the model for the next call."""
-    key = (method, postprocessing, resizing, tuple(sorted((name, repr(value)) for name, value in params.items())))
+    key = (method, postprocessing, resizing, tuple((name, _as_key(value)) for name, value in sorted(params.items())))
     if key not in exposed.compiled_calls:
 
         def explain_batch(images: tf.Tensor, units: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -124,11 +125,24 @@ def _compiled_call(
             if postprocessing is not None:
                 maps = postprocessing(maps)
             if resizing is not None and resizing is not False:
-                maps = resize_maps(maps, tuple(images.shape[1:-1]) if resizing is True else tuple(resizing))
+                own = tuple(images.shape[1:-1] or images.shape[1:])
+                maps = resize_maps(maps, own if resizing is True else resizing)
             return logits, maps
 
         exposed.compiled_calls[key] = tf.function(explain_batch, autograph=False)
     return exposed.compiled_calls[key]
+
+
+def _as_key(value: Any) -> Any:
+    """Something hashable that differs where the values differ; the text of a long array does not."""
+    if isinstance(value, np.ndarray) or tf.is_tensor(value):
+        array = np.asarray(value)
+        return array.shape, array.dtype.str, array.tobytes()
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)
+    return type(value), value
 
 
 def _batches(
@@ -181,7 +195,7 @@ def _check(exposed: Exposed, images: tf.Tensor, units: np.ndarray | None) -> Non
         raise InputError(f"the model reads images of shape {('N', *expected[1:])}, and x has {tuple(images.shape)}")
     if units is None:
         return
-    if units.ndim != 2 or len(units) != len(images):
+    if units.ndim != 2 or len(units) != len(images) or units.shape[1] == 0:
         raise InputError(
             f"y holds one row of units an image, ({len(images)}, K), and has {units.shape}: "
             "for one unit an image write y[:, np.newaxis]"
@@ -208,4 +222,11 @@ def _progress(n_batches: int | None, verbose: int | str) -> Callable[..., None]:
     if verbose == 0 or (verbose == "auto" and n_batches == 1):
         return lambda *_, **__: None
     bar = keras.utils.Progbar(n_batches, verbose=1, unit_name="batch")
-    return lambda done, finalize=False: bar.update(done, finalize=finalize or None)
+
+    def update(done: int, finalize: bool = False) -> None:
+        if not finalize:
+            bar.update(done)
+        elif n_batches is None:  # else the bar has ended itself
+            bar.update(done, finalize=True)
+
+    return update

@@ -141,6 +141,14 @@ def as_functional(operation: Any) -> keras.Model | None:
     return operation if hasattr(operation, "_nodes_by_depth") else None
 
 
+def in_order(model: keras.Model, inputs: Any) -> list[Any]:
+    """`inputs` in the order of the model's own; a dict goes by their names, as Keras does it."""
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(inputs, dict) and set(names) <= set(inputs):
+        return [inputs[name] for name in names]
+    return list(keras.tree.flatten(inputs))
+
+
 class _Tracer:
     """Collects steps while walking a functional graph and the graphs nested in it."""
 
@@ -176,7 +184,7 @@ class _Tracer:
         path = (*prefix, node.operation.name)
         nested = as_functional(node.operation)
         if nested is not None:
-            inputs = tuple(leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Slot))
+            inputs = tuple(in_order(nested, args[0] if args else kwargs["inputs"]))
             outputs = self.trace(nested, inputs, path)
             self.submodels[".".join(path)] = (inputs[0], outputs[0])
             return outputs

@@ -12,6 +12,8 @@ from explainers.graph import Graph, Slot, Step
 
 PROBABILITIES = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "log_sigmoid": "sigmoid"}
 
+_TENSORFLOW_NAMES = {"softmax_v2": "softmax", "log_softmax_v2": "log_softmax"}  # how tf.nn calls its own functions
+_ACTIVATIONS = {"Activation", "Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid"}  # layers and operations of their own
 _RESHAPES = {"Reshape", "Flatten", "Squeeze", "ExpandDims"}
 _SAME_AT_INFERENCE = {
     "Dropout",
@@ -45,15 +47,18 @@ class WithoutActivation:
 
     def __init__(self, layer: keras.layers.Layer):
         self.layer = layer
-        self._twin = type(layer).from_config({**layer.get_config(), "activation": "linear"})
+        # Keras' own class: one derived from it may have another constructor.
+        kind: Any = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
+        self._twin = kind.from_config({**layer.get_config(), "activation": "linear"})
         self._twin.build_from_config(layer.get_build_config())
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """What the layer computes before its activation."""
-        trainable = [variable.value for variable in self.layer.trainable_variables]
-        constant = [variable.value for variable in self.layer.non_trainable_variables]
-        if not self.layer.trainable:  # a frozen layer lists its kernel among the non-trainable ones, its twin does not
-            trainable, constant = constant, []
+        # By place and not by list: a frozen layer lists its kernel among the variables that are not trained.
+        pairs = zip(self._twin.variables, self.layer.variables, strict=True)
+        values = {id(twin): variable.value for twin, variable in pairs}
+        trainable = [values[id(variable)] for variable in self._twin.trainable_variables]
+        constant = [values[id(variable)] for variable in self._twin.non_trainable_variables]
         outputs, _ = self._twin.stateless_call(trainable, constant, *args, **kwargs)
         return outputs
 
@@ -79,13 +84,17 @@ def activation_of(step: Step) -> str | None:
     """The snake_case name of the activation that a step ends in, such as "softmax" or "linear"; None if it has none."""
     operation = step.operation
     kind = type(operation).__name__
-    if kind in {"Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid", "ReLU", "Relu"}:
+    if kind in {"ReLU", "Relu", *_ACTIVATIONS} - {"Activation"}:
         return {"LogSoftmax": "log_softmax", "LogSigmoid": "log_sigmoid"}.get(kind, kind.lower())
     activation = getattr(operation, "activation", None)
-    if activation is None:
-        return None
+    if activation is None or not _defines_call(operation).__module__.startswith("keras."):
+        return None  # none, or a layer with a `call` of its own, which may do anything with it
     name = getattr(activation, "__name__", None) or type(activation).__name__
-    return {"Softmax": "softmax", "Sigmoid": "sigmoid", "ReLU": "relu"}.get(name, name)
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid", "ReLU": "relu", **_TENSORFLOW_NAMES}.get(name, name)
+
+
+def _defines_call(operation: Any) -> type:
+    return next(kind for kind in type(operation).__mro__ if "call" in vars(kind))
 
 
 def same_at_inference(step: Step) -> bool:
@@ -118,6 +127,8 @@ def class_kernel(steps: Sequence[Step], signal: Slot) -> tuple[Callable[[], tf.T
         if _averages(step):
             pools += 1
         elif _is_linear_classifier(step, signal):
+            if activation_of(step) not in (None, "linear", "relu"):
+                return None, f"ends in the activation {activation_of(step)!r} of {step.name!r}"
             kernels.append(_layer_of(step))
         elif not _may_stand_in_a_cam_head(step, pools, len(kernels)):
             return None, f"has {type(_layer_of(step)).__name__} {step.name!r}"
@@ -139,8 +150,8 @@ def _layer_of(step: Step) -> Any:
 
 
 def _before_activation(step: Step) -> Callable[..., Any]:
-    fused = has_kernel(step) or hasattr(step.operation, "bias")
-    return WithoutActivation(step.operation) if fused else Identity(step.operation)
+    alone = type(step.operation).__name__ in _ACTIVATIONS
+    return Identity(step.operation) if alone else WithoutActivation(step.operation)
 
 
 def _only_reshapes(step: Step) -> bool:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from explainers import heads
 from explainers.errors import LayerError, ModelError
-from explainers.graph import Graph, Slot, Step, flatten_model, run_steps
+from explainers.graph import Graph, Slot, Step, as_functional, flatten_model, in_order, run_steps
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +170,8 @@ def ensure_exposed(model: keras.Model, *, spatial: bool = True) -> Exposed:
 
 def as_inputs(exposed: Exposed, inputs: Any) -> list[tf.Tensor]:
     """`inputs` as one tensor for each input of the model, in the dtype that the model declares."""
-    slots = exposed.split.input_slots
-    return [tf.cast(tf.convert_to_tensor(x), s.dtype) for x, s in zip(keras.tree.flatten(inputs), slots, strict=True)]
+    pairs = zip(in_order(exposed.source, inputs), exposed.split.input_slots, strict=True)
+    return [tf.cast(tf.convert_to_tensor(x), slot.dtype) for x, slot in pairs]
 
 
 def get_nested_layer(model: keras.Model, name: str | Sequence[str]) -> keras.layers.Layer:
@@ -181,7 +182,10 @@ def get_nested_layer(model: keras.Model, name: str | Sequence[str]) -> keras.lay
     """
     graph = flatten_model(model)
     wanted = name if isinstance(name, str) else ".".join(name)
-    return _one_step(graph, wanted, None).layers[0]
+    path = _submodel(graph, wanted)
+    if path is None:
+        return _one_step(graph, wanted, None).layers[0]
+    return _layer_called(model, path)
 
 
 def get_logits_layer(model: keras.Model, name: Endpoint | None = None) -> keras.layers.Layer:
@@ -238,12 +242,18 @@ def _last_spatial(graph: Graph, logits: Slot, rank: int) -> Slot | None:
             continue
         seen.add(slot.index)
         step = graph.producer(slot)
-        if heads.is_spatial(slot, rank):
+        if heads.is_spatial(slot, rank) and not _moves_positions(step, rank):
             if step is not None:  # the image itself is an input, not a signal of the model
                 reached.append(slot)
         elif step is not None:
             frontier.extend(step.inputs)
     return max(reached, key=lambda slot: graph.steps.index(graph.producer(slot)), default=None)
+
+
+def _moves_positions(step: Step | None, rank: int) -> bool:
+    """Whether a step takes a spatial signal to one whose axes mean something else."""
+    moves = step is not None and type(step.operation).__name__ in {"Permute", "Transpose", "Reshape"}
+    return moves and heads.is_spatial(step.inputs[0], rank)  # type: ignore[union-attr]
 
 
 def _between(graph: Graph, signal: Slot, logits: Slot) -> list[Step]:
@@ -311,10 +321,10 @@ def _resolve(graph: Graph, model: keras.Model, endpoint: Any) -> Slot:
         endpoint = endpoint["layer"] if "layer" in endpoint else endpoint.get("name")
     if link not in ("input", "output"):
         raise LayerError(f"an endpoint's link is 'input' or 'output', not {link!r}")
-    if isinstance(endpoint, int):
-        endpoint = _layer_at(model, endpoint)
+    if isinstance(endpoint, (int, np.integer)):
+        endpoint = _layer_at(model, int(endpoint))
     if isinstance(endpoint, keras.layers.Layer):
-        endpoint = _path_of(graph, endpoint)
+        endpoint = _path_of(graph, model, endpoint)
     elif isinstance(endpoint, (tuple, list)):
         endpoint = ".".join(endpoint)
     if not isinstance(endpoint, str):
@@ -331,19 +341,46 @@ def _layer_at(model: keras.Model, index: int) -> keras.layers.Layer:
     return model.layers[index]
 
 
-def _path_of(graph: Graph, layer: keras.layers.Layer) -> str:
+def _path_of(graph: Graph, model: keras.Model, layer: keras.layers.Layer) -> str:
     names = [step.name for step in graph.steps if layer in step.layers]
-    if names:
-        return names[-1]
-    return layer.name  # a nested model, an input, or a stranger whom the look-up by name refuses
+    names += [path for path in graph.submodels if _layer_called(model, path) is layer]
+    names += [layer.name for tensor in model.inputs if tensor._keras_history.operation is layer]
+    if not names:
+        raise LayerError(
+            f"the layer {layer.name!r} is not one of this model's own: take it from the model itself. "
+            + _unknown_layer(graph, layer.name)
+        )
+    return names[-1]
+
+
+def _layer_called(model: keras.Model, path: str) -> keras.layers.Layer | None:
+    """The layer or nested model at a path; names may hold dots themselves."""
+    functional = as_functional(model)
+    for layer in functional.layers if functional is not None else ():
+        if layer.name == path:
+            return layer
+        if path.startswith(f"{layer.name}.") and as_functional(layer) is not None:
+            found = _layer_called(layer, path.removeprefix(f"{layer.name}."))
+            if found is not None:
+                return found
+    return None
+
+
+def _submodel(graph: Graph, name: str) -> str | None:
+    """The path of the nested model of that path, or of its unique end."""
+    if name in graph.submodels or any(step.name == name for step in graph.steps):
+        return name if name in graph.submodels else None
+    paths = [path for path in graph.submodels if path.endswith(f".{name}")]
+    return paths[0] if len(paths) == 1 else None
 
 
 def _named_slot(graph: Graph, model: keras.Model, name: str, link: str, node: int | str | None) -> Slot:
     for slot, tensor in zip(graph.inputs, model.inputs, strict=True):
         if name == tensor.name:
             return slot
-    if name in graph.submodels:
-        first, last = graph.submodels[name]
+    path = _submodel(graph, name)
+    if path is not None:
+        first, last = graph.submodels[path]
         return first if link == "input" else last
     step = _one_step(graph, name, node)
     return step.inputs[0] if link == "input" else step.outputs[0]
@@ -360,7 +397,10 @@ def _one_step(graph: Graph, name: str, node: int | str | None) -> Step:
             )
     if not steps:
         raise LayerError(_unknown_layer(graph, name))
-    return steps[-1 if node in (None, "last") else int(node)]
+    index = -1 if node in (None, "last") else int(node)
+    if not -len(steps) <= index < len(steps):
+        raise LayerError(f"the layer {name!r} is called {len(steps)} times, so there is no node {node}")
+    return steps[index]
 
 
 def _unknown_layer(graph: Graph, name: str) -> str:

@@ -60,18 +60,19 @@ def visualize(
     Raises:
         InputError: there is nothing to show, or images and overlays differ in number.
     """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is an opacity between 0 and 1, not {alpha}")
     tiles = [_as_rgb(image) for image in _as_uint8(images)]
+    units = 1
     if not tiles:
         raise InputError("there is nothing to show: images is empty")
     if overlays is not None:
         if len(overlays) != len(tiles):
             raise InputError(f"there must be one overlay an image, and there are {len(overlays)} for {len(tiles)}")
-        tiles = [
-            tile
-            for image, overlay in zip(tiles, overlays, strict=True)
-            for tile in _overlay_units(image, overlay, alpha)
-        ]
-    picture = Picture(_grid(tiles, cols or min(8, len(tiles)), gap))
+        rows = [_overlay_units(image, overlay, alpha) for image, overlay in zip(tiles, overlays, strict=True)]
+        units = max(map(len, rows))
+        tiles = [tile for row in rows for tile in row]
+    picture = Picture(_grid(tiles, cols or (units if units > 1 else min(8, len(tiles))), gap))
     if to_file is not None:
         picture.save(to_file)
     return picture

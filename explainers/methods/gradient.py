@@ -24,7 +24,9 @@ def gradients(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None =
         The units' logits (N, K), and maps (N, H, W, K), never negative, float32.
     """
     logits, derivatives = input_gradients(model, inputs, indices)
-    return logits, tf.reduce_max(tf.abs(derivatives), axis=-2)
+    magnitudes = tf.abs(derivatives)
+    # A row of features has no channels: each feature keeps a value of its own.
+    return logits, magnitudes if len(magnitudes.shape) == 3 else tf.reduce_max(magnitudes, axis=-2)
 
 
 def input_gradients(
