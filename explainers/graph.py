@@ -90,6 +90,11 @@ class Graph:
                 reached |= {slot.index for slot in step.outputs}
         return tuple(dependent)
 
+    def between(self, source: Slot, target: Slot) -> tuple[Step, ...]:
+        """The steps on the ways from `source` to `target`, in order; empty if there is none."""
+        dependent = {id(step) for step in self.descendants(source)}
+        return tuple(step for step in self.ancestors([target], stop=[source]) if id(step) in dependent)
+
 
 class Cast:
     """What Keras does at the door of a nested model: bring the signal to the dtype of its `Input`."""

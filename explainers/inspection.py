@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from explainers import heads
+from explainers.endpoints import Endpoint, find_step, layer_called, resolve, submodel_path
 from explainers.errors import LayerError, ModelError
-from explainers.graph import Graph, Slot, Step, as_functional, flatten_model, in_order, run_steps
+from explainers.graph import Graph, Slot, Step, flatten_model, in_order, run_steps
 
 logger = logging.getLogger(__name__)
-
-Endpoint: TypeAlias = str | int | Sequence[str] | dict[str, Any] | keras.layers.Layer
 
 
 class Segment(keras.Model):
@@ -140,7 +137,7 @@ def expose(model: keras.Model, arguments: Endpoint | None = None, outputs: Endpo
     _refuse_channels_first(graph)
     logits = _find_logits(graph, model, outputs)
     graph, probability = heads.undo_activation(graph, logits)
-    activations = _choose_signal(graph, logits) if arguments is None else _resolve(graph, model, arguments)
+    activations = _choose_signal(graph, logits) if arguments is None else resolve(graph, model, arguments)
     cut = _cut(graph, activations, logits)
     if arguments is None:
         logger.info(
@@ -182,16 +179,16 @@ def get_nested_layer(model: keras.Model, name: str | Sequence[str]) -> keras.lay
     """
     graph = flatten_model(model)
     wanted = name if isinstance(name, str) else ".".join(name)
-    path = _submodel(graph, wanted)
+    path = submodel_path(graph, wanted)
     if path is None:
-        return _one_step(graph, wanted, None).layers[0]
-    return _layer_called(model, path)
+        return find_step(graph, wanted, None).layers[0]
+    return layer_called(model, path)
 
 
 def get_logits_layer(model: keras.Model, name: Endpoint | None = None) -> keras.layers.Layer:
     """The layer that computes the logits of `model`; see `expose`."""
     exposed = ensure_exposed(model) if name is None else expose(model, outputs=name)
-    return _one_step(exposed.graph, exposed.logits_layer, None).layers[0]
+    return find_step(exposed.graph, exposed.logits_layer, None).layers[0]
 
 
 def _refuse_channels_first(graph: Graph) -> None:
@@ -205,7 +202,7 @@ def _refuse_channels_first(graph: Graph) -> None:
 
 def _find_logits(graph: Graph, model: keras.Model, outputs: Endpoint | None) -> Slot:
     if outputs is not None:
-        logits = _resolve(graph, model, outputs)
+        logits = resolve(graph, model, outputs)
     elif len(graph.outputs) == 1:
         logits = graph.outputs[0]
     else:
@@ -228,7 +225,7 @@ def _choose_signal(graph: Graph, logits: Slot) -> Slot:
     if signal is None:
         raise ModelError(_no_spatial_signal(graph, rank))
     signal = _before_idle_steps(graph, signal)
-    if not any(heads.has_kernel(step) for step in _between(graph, signal, logits)):
+    if not any(heads.has_kernel(step) for step in graph.between(signal, logits)):
         signal = _before_classifier(graph, signal, rank)
     return signal
 
@@ -254,11 +251,6 @@ def _moves_positions(step: Step | None, rank: int) -> bool:
     """Whether a step takes a spatial signal to one whose axes mean something else."""
     moves = step is not None and type(step.operation).__name__ in {"Permute", "Transpose", "Reshape"}
     return moves and heads.is_spatial(step.inputs[0], rank)  # type: ignore[union-attr]
-
-
-def _between(graph: Graph, signal: Slot, logits: Slot) -> list[Step]:
-    dependent = {id(step) for step in graph.descendants(signal)}
-    return [step for step in graph.ancestors([logits], stop=[signal]) if id(step) in dependent]
 
 
 def _before_idle_steps(graph: Graph, signal: Slot) -> Slot:
@@ -294,7 +286,7 @@ def _no_spatial_signal(graph: Graph, rank: int) -> str:
 
 
 def _cut(graph: Graph, activations: Slot, logits: Slot) -> Cut:
-    head_steps = _between(graph, activations, logits)
+    head_steps = graph.between(activations, logits)
     if not head_steps:
         raise LayerError(
             f"the logits do not depend on the signal {_slot_name(graph, activations)!r}: choose a layer on the way "
@@ -303,111 +295,9 @@ def _cut(graph: Graph, activations: Slot, logits: Slot) -> Cut:
     inside = {slot.index for step in head_steps for slot in step.outputs} | {activations.index}
     skips = {slot.index: slot for step in head_steps for slot in step.inputs if slot.index not in inside}
     logits_step = next((step for step in reversed(head_steps) if heads.has_kernel(step)), head_steps[-1])
-    return Cut(
-        activations, logits, tuple(head_steps), tuple(skips.values()), _slot_name(graph, activations), logits_step.name
-    )
+    return Cut(activations, logits, head_steps, tuple(skips.values()), _slot_name(graph, activations), logits_step.name)
 
 
 def _slot_name(graph: Graph, slot: Slot) -> str:
     step = graph.producer(slot)
     return step.name if step is not None else "input"
-
-
-def _resolve(graph: Graph, model: keras.Model, endpoint: Any) -> Slot:
-    """The tensor that a user's description of an endpoint means."""
-    link, node = "output", None
-    if isinstance(endpoint, dict):
-        link, node = endpoint.get("link", "output"), endpoint.get("node")
-        endpoint = endpoint["layer"] if "layer" in endpoint else endpoint.get("name")
-    if link not in ("input", "output"):
-        raise LayerError(f"an endpoint's link is 'input' or 'output', not {link!r}")
-    if isinstance(endpoint, (int, np.integer)):
-        endpoint = _layer_at(model, int(endpoint))
-    if isinstance(endpoint, keras.layers.Layer):
-        endpoint = _path_of(graph, model, endpoint)
-    elif isinstance(endpoint, (tuple, list)):
-        endpoint = ".".join(endpoint)
-    if not isinstance(endpoint, str):
-        raise LayerError(
-            "an endpoint is a layer's name, a dotted path, an index, a layer or a dict with 'name' and 'link', "
-            f"not {endpoint!r}"
-        )
-    return _named_slot(graph, model, endpoint, link, node)
-
-
-def _layer_at(model: keras.Model, index: int) -> keras.layers.Layer:
-    if not -len(model.layers) <= index < len(model.layers):
-        raise LayerError(f"the model has {len(model.layers)} layers, so there is no layer {index}")
-    return model.layers[index]
-
-
-def _path_of(graph: Graph, model: keras.Model, layer: keras.layers.Layer) -> str:
-    names = [step.name for step in graph.steps if layer in step.layers]
-    names += [path for path in graph.submodels if _layer_called(model, path) is layer]
-    names += [layer.name for tensor in model.inputs if tensor._keras_history.operation is layer]
-    if not names:
-        raise LayerError(
-            f"the layer {layer.name!r} is not one of this model's own: take it from the model itself. "
-            + _unknown_layer(graph, layer.name)
-        )
-    return names[-1]
-
-
-def _layer_called(model: keras.Model, path: str) -> keras.layers.Layer | None:
-    """The layer or nested model at a path; names may hold dots themselves."""
-    functional = as_functional(model)
-    for layer in functional.layers if functional is not None else ():
-        if layer.name == path:
-            return layer
-        if path.startswith(f"{layer.name}.") and as_functional(layer) is not None:
-            found = _layer_called(layer, path.removeprefix(f"{layer.name}."))
-            if found is not None:
-                return found
-    return None
-
-
-def _submodel(graph: Graph, name: str) -> str | None:
-    """The path of the nested model of that path, or of its unique end."""
-    if name in graph.submodels or any(step.name == name for step in graph.steps):
-        return name if name in graph.submodels else None
-    paths = [path for path in graph.submodels if path.endswith(f".{name}")]
-    return paths[0] if len(paths) == 1 else None
-
-
-def _named_slot(graph: Graph, model: keras.Model, name: str, link: str, node: int | str | None) -> Slot:
-    for slot, tensor in zip(graph.inputs, model.inputs, strict=True):
-        if name == tensor.name:
-            return slot
-    path = _submodel(graph, name)
-    if path is not None:
-        first, last = graph.submodels[path]
-        return first if link == "input" else last
-    step = _one_step(graph, name, node)
-    return step.inputs[0] if link == "input" else step.outputs[0]
-
-
-def _one_step(graph: Graph, name: str, node: int | str | None) -> Step:
-    """The step of a dotted path, or of its unique end; of a layer that is called several times, call `node` (last)."""
-    steps = [step for step in graph.steps if step.name == name]
-    if not steps:
-        steps = [step for step in graph.steps if step.name.endswith(f".{name}")]
-        if len({step.name for step in steps}) > 1:
-            raise LayerError(
-                f"the layer name {name!r} is not unique: write one of {', '.join(sorted({s.name for s in steps}))}"
-            )
-    if not steps:
-        raise LayerError(_unknown_layer(graph, name))
-    index = -1 if node in (None, "last") else int(node)
-    if not -len(steps) <= index < len(steps):
-        raise LayerError(f"the layer {name!r} is called {len(steps)} times, so there is no node {node}")
-    return steps[index]
-
-
-def _unknown_layer(graph: Graph, name: str) -> str:
-    rank = max(len(slot.shape) for slot in graph.inputs)
-    spatial = [step for step in graph.steps if heads.is_spatial(step.outputs[0], rank)]
-    names = [step.name for step in graph.steps] + list(graph.submodels)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    shown = ", ".join(f"{step.name} {step.outputs[0].shape[1:]}" for step in spatial[-8:])
-    return f"the model has no layer {name!r}.{hint} The last spatial signals are: {shown or 'none'}"

@@ -224,8 +224,8 @@ def test_dry_run_plans_and_writes_nothing(tmp_path, photographs, tiny_model_path
 
 def test_max_failures_is_an_error_after_the_work_is_done(tmp_path, photographs, tiny_model_path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    result = beamcam("run", "--images", photographs, "--images", tmp_path / "bad.jpg", "--model", tiny_model_path,
-                     "--preprocess", "tf", "--output", tmp_path / "run", "--max-failures", 0, "--jit", "off")  # fmt: skip
+    common = ("--model", tiny_model_path, "--preprocess", "tf", "--output", tmp_path / "run", "--jit", "off")
+    result = beamcam("run", "--images", photographs, "--images", tmp_path / "bad.jpg", *common, "--max-failures", 0)
     assert result.returncode == 1
     assert "1 images failed, and --max-failures allows 0" in result.stderr
     assert len(open_run(tmp_path / "run")) == 13
