@@ -198,6 +198,21 @@ def test_methods_prints_the_table() -> None:
     assert re.search(r"^gradcam +Grad-CAM +a spatial signal +1 f \+ k h +Selvaraju", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
+def test_demo_leaves_a_whole_run_and_a_contact_sheet(tmp_path) -> None:
+    result = beamcam("demo", "--output", tmp_path / "demo", "--count", 60)
+    assert result.returncode == 0, result.stderr
+    assert "66 images in 1 shards; cam, gradcam, gradients" in result.stdout
+    assert "1 x read:FileNotFoundError" in result.stdout
+    run = open_run(tmp_path / "demo/run")
+    assert (len(run), run.summary["failures"], run.summary["overlays"]) == (60, 6, 360)
+    assert beamcam("verify", tmp_path / "demo/run").returncode == 0
+    with Image.open(tmp_path / "demo/contact-sheet.png") as sheet:
+        assert np.asarray(sheet).std() > 20
+    boxes = {entry.uri: entry.boxes for entry in run.manifest()}
+    assert all(boxes[record.uri] for record in run), "every picture has its ground truth in the manifest"
+
+
 def test_options_come_from_yaml_and_the_command_line_wins(tmp_path, photographs, tiny_model_path) -> None:
     options = (
         f"images: {photographs}\nmodel: {tiny_model_path}\npreprocess: tf\nmethods: cam\nshard-size: 4\njit: 'off'\n"
