@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,6 +73,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("absl", "apache_beam", "tensorflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Google's clients announce the end of Python 3.10, which is no news to somebody who waits for a run.
+    warnings.filterwarnings("ignore", message="You are using a .*Python version", category=FutureWarning)
     # Beam warns through the root logger that a client for BigQuery is missing, which this project never uses.
     logging.getLogger().addFilter(lambda record: "apitools" not in str(record.msg))
 

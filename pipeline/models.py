@@ -130,7 +130,7 @@ def _load_file(spec: str, allow_unsafe: bool) -> tuple[keras.Model, str]:
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=not allow_unsafe)
         except Exception as error:
-            raise ConfigError(f"the model {spec!r} cannot be loaded: {_first_line(error)}") from error
+            raise ConfigError(f"the model {spec!r} cannot be loaded{_saved_by(path)}: {_first_line(error)}") from error
         return model, _digest_of_files(path)
 
 
@@ -171,6 +171,18 @@ def _read_config(path: Path) -> Any:
             return json.loads(file.attrs.get("model_config", "{}"))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return {}  # not a model at all, which Keras says better
+
+
+def _saved_by(path: Path) -> str:
+    """What tells that a file is newer than the Keras that fails to read it."""
+    import keras
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return ""
+    return "" if version == keras.__version__ else f" (Keras {version} saved it, and this is Keras {keras.__version__})"
 
 
 def _layers(config: Any) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -20,6 +21,8 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pretrained_model_explains_two_hundred_photographs(name: str, shared_data: Path, tmp_path: Path) -> None:
+    if keras.__version__ < "3.13":
+        pytest.skip("these models were saved by a newer Keras than the last one for Python 3.10")
     preprocess, layer, positions, accuracy = MODELS[name]
     config = RunConfig(
         (str(shared_data / "manifest.csv"),), str(shared_data / "models" / f"{name}.keras"), str(tmp_path / "run"),
