@@ -16,7 +16,7 @@ import tensorflow as tf
 from explainers.errors import InputError
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
 from explainers.methods.registry import get_method
-from explainers.methods.signals import Signals, differentiate_head, gather_weights
+from explainers.methods.signals import UNROLLED_UNITS, Signals, differentiate_head, gather_weights
 
 logger = logging.getLogger(__name__)
 
@@ -121,19 +121,23 @@ class Explainer:
 
     def _explain(self, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         inputs = self.preprocess(tf.cast(images, tf.float32))
-        sharing = [method for method in self.methods.values() if method.combine is not None]
+        # With many targets their gradients would not fit in memory together; the methods then loop over targets.
+        few = self.top_k <= UNROLLED_UNITS
+        sharing = {name: m.combine for name, m in self.methods.items() if m.combine and (few or not m.reads_gradients)}
         signals = keras.tree.flatten(self.exposed.split(as_inputs(self.exposed, inputs)))
         logits, gradients = differentiate_head(
             self.exposed,
             signals,
             lambda y: _choose(y, targets),
-            needed=any(method.reads_gradients for method in sharing),
+            needed=any(self.methods[name].reads_gradients for name in sharing),
         )
         chosen = _choose(logits, targets)
-        weights = gather_weights(self.exposed, chosen) if any(m.reads_weights for m in sharing) else None
+        weights = None
+        if any(self.methods[name].reads_weights for name in sharing):
+            weights = gather_weights(self.exposed, chosen)
         shared = Signals(tf.cast(signals[0], tf.float32), gradients, weights)
         maps = {
-            name: method.combine(shared) if method.combine else method.function(self.exposed, inputs, chosen)[1]
+            name: sharing[name](shared) if name in sharing else method.function(self.exposed, inputs, chosen)[1]
             for name, method in self.methods.items()
         }
         return logits, chosen, maps

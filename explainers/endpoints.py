@@ -21,7 +21,9 @@ def resolve(graph: Graph, model: keras.Model, endpoint: Any) -> Slot:
     link, node = "output", None
     if isinstance(endpoint, dict):
         link, node = endpoint.get("link", "output"), endpoint.get("node")
-        endpoint = endpoint["layer"] if "layer" in endpoint else endpoint.get("name")
+        if not {"name", "layer"} & set(endpoint):
+            raise LayerError(f"an endpoint given as a dict has a 'name' or a 'layer', and this one is {endpoint!r}")
+        endpoint = endpoint["layer"] if "layer" in endpoint else endpoint["name"]
     if link not in ("input", "output"):
         raise LayerError(f"an endpoint's link is 'input' or 'output', not {link!r}")
     if isinstance(endpoint, (int, np.integer)):

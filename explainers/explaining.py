@@ -57,6 +57,10 @@ def explain(
     exposed = ensure_exposed(model, spatial=known is None or known.spatial)
     if postprocessing == "auto":
         postprocessing = known.postprocessing if known else None
+    if postprocessing is not None and not callable(postprocessing):
+        raise InputError(f"postprocessing is a function, such as filters.positive_normalize, not {postprocessing!r}")
+    if not (resizing is None or isinstance(resizing, (bool, tuple, list))):
+        raise InputError(f"resizing is True, False, None or a size such as (224, 224), not {resizing!r}")
     resizing = tuple(resizing) if isinstance(resizing, list) else resizing
     run = _compiled_call(exposed, function, postprocessing, resizing, params)
     batches, n_batches = _batches(exposed, x, y, batch_size)

@@ -156,6 +156,11 @@ def ensure_exposed(model: keras.Model, *, spatial: bool = True) -> Exposed:
     With `spatial=False`, for methods that need no spatial signal, a model that has none is cut at its input.
     """
     if isinstance(model, Exposed):
+        if spatial and len(model.activation_shape) < 3:
+            raise ModelError(
+                f"a map needs a signal with positions, and {model.activation_layer!r} has the shape "
+                f"{model.activation_shape}: expose the model at a layer before its global pooling"
+            )
         return model
     try:
         return expose(model)
@@ -224,7 +229,7 @@ def _choose_signal(graph: Graph, logits: Slot) -> Slot:
     signal = _last_spatial(graph, logits, rank)
     if signal is None:
         raise ModelError(_no_spatial_signal(graph, rank))
-    signal = _before_idle_steps(graph, signal)
+    signal = _before_idle_steps(graph, _on_every_way(graph, signal, logits, rank))
     if not any(heads.has_kernel(step) for step in graph.between(signal, logits)):
         signal = _before_classifier(graph, signal, rank)
     return signal
@@ -245,6 +250,24 @@ def _last_spatial(graph: Graph, logits: Slot, rank: int) -> Slot | None:
         elif step is not None:
             frontier.extend(step.inputs)
     return max(reached, key=lambda slot: graph.steps.index(graph.producer(slot)), default=None)
+
+
+def _on_every_way(graph: Graph, signal: Slot, logits: Slot, rank: int) -> Slot:
+    """The last spatial signal that all evidence passes through, so not one branch of several, if there is one."""
+    ways = graph.ancestors([signal])
+    for step in reversed(ways):
+        candidate = step.outputs[0]
+        if heads.is_spatial(candidate, rank) and not _moves_positions(step, rank) and not _pads(step):
+            head_steps = graph.between(candidate, logits)
+            inside = {slot.index for other in head_steps for slot in other.outputs} | {candidate.index}
+            if all(slot.index in inside for other in head_steps for slot in other.inputs):
+                return candidate
+    return signal
+
+
+def _pads(step: Step) -> bool:
+    """Whether a step shifts positions against the image: padding and cropping are no evidence of their own."""
+    return type(step.operation).__name__.startswith(("ZeroPadding", "Cropping"))
 
 
 def _moves_positions(step: Step | None, rank: int) -> bool:
@@ -289,8 +312,8 @@ def _cut(graph: Graph, activations: Slot, logits: Slot) -> Cut:
     head_steps = graph.between(activations, logits)
     if not head_steps:
         raise LayerError(
-            f"the logits do not depend on the signal {_slot_name(graph, activations)!r}: choose a layer on the way "
-            "from the input to the output"
+            f"the logits of {_slot_name(graph, logits)!r} do not depend on the signal "
+            f"{_slot_name(graph, activations)!r}: choose a layer on the way from the input to the output"
         )
     inside = {slot.index for step in head_steps for slot in step.outputs} | {activations.index}
     skips = {slot.index: slot for step in head_steps for slot in step.inputs if slot.index not in inside}

@@ -62,6 +62,8 @@ def visualize(
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is an opacity between 0 and 1, not {alpha}")
+    if cols is not None and cols < 1:
+        raise InputError(f"cols is at least 1, not {cols}")
     tiles = [_as_rgb(image) for image in _as_uint8(images)]
     units = 1
     if not tiles:
@@ -143,6 +145,8 @@ def _overlay_units(image: np.ndarray, overlay: Any, alpha: float) -> list[np.nda
     if overlay is None:
         return [image]
     maps = np.asarray(overlay, np.float32)
+    if not np.isfinite(maps).all():
+        raise InputError("an overlay holds values that are not finite numbers")
     maps = maps[..., np.newaxis] if maps.ndim == 2 else maps
     sized = np.clip(tf.image.resize(maps, image.shape[:2]).numpy(), 0, 1)
     return [_blend(image, sized[..., unit], alpha) for unit in range(sized.shape[-1])]

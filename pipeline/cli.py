@@ -261,7 +261,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
+    height, x, width = text.partition("x")
+    if not height.isdecimal() or (x and not width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a size is 224 or 224x320, not {text!r}")
     return int(height), int(width or height)
 
 

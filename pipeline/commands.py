@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, RunError
+from pipeline.config import RunConfig, Targets
+from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.records import Entry, Failure, MapRecord, Record
 
@@ -52,6 +52,9 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
     from pipeline.shard import ShardJob
     from pipeline.worker import Worker
 
+    target = arguments.output or f"{Path(arguments.image).stem}-explained.png"
+    if arguments.targets and Targets.parse(arguments.targets).need_labels:
+        raise ConfigError(f"one image has no label: --targets is top:K, ids:3,17 or all, not {arguments.targets!r}")
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(
             arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels_from="none"
@@ -63,8 +66,8 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
         if isinstance(outcome, Failure):
             raise RunError(f"{arguments.image}: {outcome.message}")
         picture = _show_sheet(outcome, Path(folder), worker.class_names)
-    target = arguments.output or f"{Path(arguments.image).stem}-explained.png"
-    storage.write_bytes(target, picture)
+    with as_config_errors(f"the picture {target!r} cannot be written"):
+        storage.write_bytes(target, picture)
     for line in _describe_record(outcome, worker.class_names):
         say(line)
     say(f"written: {target}")
@@ -161,7 +164,11 @@ def read_config_file(uri: str) -> dict[str, Any]:
 
 def _from_yaml(name: str, value: Any) -> Any:
     if name in ("images", "methods"):
-        return tuple(value) if isinstance(value, list) else tuple(part.strip() for part in str(value).split(","))
+        return tuple(value) if isinstance(value, list) else tuple(part.strip() for part in str(value or "").split(","))
+    if name == "jit" and isinstance(value, bool):
+        return "on" if value else "off"  # YAML's own reading of the two words
+    if name == "input_size" and isinstance(value, list):
+        return tuple(value)
     if name == "input_size":
         height, _, width = str(value).partition("x")
         if not (height.isdecimal() and (width or height).isdecimal()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,10 +102,11 @@ class RunConfig:
     jit: str = "auto"  # "auto", "on" or "off"
 
     def __post_init__(self) -> None:
-        if not self.images:
+        self._check_types()
+        if not self.images or not all(self.images):
             raise ConfigError("nothing to explain: give --images a folder, a glob or a manifest")
-        if not self.methods:
-            raise ConfigError("--methods names at least one method")
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"--methods names at least one method, and none twice, not {','.join(self.methods)!r}")
         self._check_choices()
         self._check_numbers()
         _ = self.parsed_targets, self.top_logits  # both raise on nonsense
@@ -112,6 +114,15 @@ class RunConfig:
             color_table(self.colormap)
         except ValueError as error:
             raise ConfigError(f"--colormap: {error}") from error
+
+    def _check_types(self) -> None:
+        for option in dataclasses.fields(self):
+            value, kind = getattr(self, option.name), str(option.type).split(" | ")[0]
+            if value is None and "None" in str(option.type):
+                continue
+            is_right, words = _KINDS[kind]
+            if not is_right(value):
+                raise ConfigError(f"{_option(option.name)} is {words}, not {value!r}")
 
     def _check_choices(self) -> None:
         choices = {
@@ -182,6 +193,27 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What differs between two configurations, option by option, in one line."""
     names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     return "; ".join(f"{_option(name)} was {old.get(name)!r} and is {new.get(name)!r}" for name in names)
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "a word"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "int": (lambda value: _is_number(value, int), "a whole number"),
+    "float": (lambda value: _is_number(value, int, float), "a number"),
+    "tuple[str, ...]": (
+        lambda value: isinstance(value, tuple) and all(isinstance(part, str) for part in value),
+        "a list of words",
+    ),
+    "tuple[int, int]": (
+        lambda value: isinstance(value, tuple) and len(value) == 2 and all(_is_number(part, int) for part in value),
+        "a height and a width",
+    ),
+}
+"""What a field of each type takes, and how that is called."""
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -6,6 +6,11 @@ BeamcamError
 └── ImageError      one image cannot be explained: becomes its failure row
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BeamcamError(Exception):
     """What the pipeline raises when the user can do something about it."""
@@ -31,3 +36,15 @@ class ImageError(BeamcamError):
         super().__init__(message)
         self.stage = stage
         self.error_type = error_type
+
+
+@contextmanager
+def as_config_errors(what: str) -> Iterator[None]:
+    """Tells whatever goes wrong in the block in one line; stores and users' own functions raise errors of any kind."""
+    try:
+        yield
+    except BeamcamError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"{what}: {type(error).__name__}: {reason}") from error

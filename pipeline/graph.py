@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -27,7 +29,7 @@ def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection:
     shards = root | "PendingShards" >> beam.Create(plan.pending, reshuffle=False)
     # A break of fusion between numbers, so that shards spread over workers; only integers pass it.
     spread = shards | "Spread" >> beam.Reshuffle()
-    return spread | ProcessShards(plan.config)
+    return spread | ProcessShards(plan.config, plan.resumed)
 
 
 def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> PipelineOptions:
@@ -40,24 +42,51 @@ def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> Pip
     Raises:
         ConfigError: an option is neither beamcam's nor Beam's.
     """
-    known = beam_option_names()
-    for argument in arguments:
-        name = argument.split("=", 1)[0]
-        if name.startswith("--") and name not in known:
-            nearest = difflib.get_close_matches(name, [*own, *known], n=1, cutoff=0.6)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ConfigError(f"there is no option {name}, neither of beamcam nor of Beam{hint}")
-    return PipelineOptions(list(arguments))
+    takes_value = beam_option_names()
+    words = list(arguments)
+    while words:
+        name, equals, _ = (word := words.pop(0)).partition("=")
+        if name not in takes_value or not name.startswith("--"):
+            raise ConfigError(_unexpected(word, [*own, *takes_value]))
+        if takes_value[name] and not equals and words:
+            words.pop(0)
+    return _parse(arguments)
 
 
-def beam_option_names() -> set[str]:
-    """Every option that Beam knows."""
-    found: set[str] = set()
+def beam_option_names() -> dict[str, bool]:
+    """Every option that Beam knows, and whether it takes a value."""
+    found: dict[str, bool] = {}
     for options in PipelineOptions.__subclasses__():
         parser = _BeamArgumentParser(add_help=False, conflict_handler="resolve")
         options._add_argparse_args(parser)
-        found |= {name for action in parser._actions for name in action.option_strings}
+        found |= {name: action.nargs != 0 for action in parser._actions for name in action.option_strings}
     return found
+
+
+def _unexpected(word: str, options: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} stands alone: a glob must be quoted, and --images given once for each folder or file"
+    name = word.partition("=")[0]
+    nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"there is no option {name}, neither of beamcam nor of Beam{hint}"
+
+
+def _parse(arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's own parser, whose complaints are some hundred lines, with the last of them alone."""
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            options = PipelineOptions(list(arguments))
+            options.get_all_options()
+            runner = _runner(options)
+            if isinstance(runner, str):
+                beam.runners.runner.create_runner(runner)
+    except SystemExit:
+        raise ConfigError(complaints.getvalue().strip().splitlines()[-1].removeprefix("cli.py: ")) from None
+    except Exception as error:
+        raise ConfigError(f"Beam refuses these options: {error}".splitlines()[0]) from error
+    return options
 
 
 def _runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError, RunError
 from pipeline.layout import RunLayout
 from pipeline.progress import images_done, show_progress
-from pipeline.run import Plan, committed_shards, finish_run, list_input, plan_run
+from pipeline.records import Entry
+from pipeline.run import (
+    Plan,
+    check_output,
+    committed_shards,
+    finish_run,
+    list_input,
+    plan_run,
+    read_run_metadata,
+)
 from pipeline.shard import process_shard
-from pipeline.worker import shared_worker
+from pipeline.worker import Worker, shared_worker
 
 
 def run_job(
@@ -34,7 +44,9 @@ def run_job(
 
     parse_beam_options(beam_options)
     entries, n_duplicates = list_input(config)
-    worker = shared_worker(config)
+    worker = shared_worker(config if overwrite else _as_decided_before(config))
+    for note in check_labels(worker, entries):
+        say(note)
     plan = plan_run(worker.config, entries, n_duplicates, worker.metadata, overwrite)
     say(_describe_plan(plan, worker.exposed.activation_layer))
     start = time.monotonic()
@@ -47,10 +59,29 @@ def run_job(
     return finish_run(plan, time.monotonic() - start)
 
 
+def check_labels(worker: Worker, entries: list[Entry]) -> Iterator[str]:
+    """Yields a note if some labels match no class.
+
+    Raises:
+        ConfigError: the targets need labels, and none of them matches a class.
+    """
+    labels = [entry.label for entry in entries if entry.label is not None]
+    strange = [label for label in labels if worker.label_index(label) is None]
+    if not strange:
+        return
+    known = "the names of --class-names, or indices" if worker.class_names else "indices, as no --class-names is given"
+    words = f"{len(strange)} of {len(labels)} labels match no class, such as {strange[0]!r}: labels are {known}"
+    if worker.config.parsed_targets.need_labels and len(strange) == len(labels):
+        raise ConfigError(words)
+    if worker.config.parsed_targets.need_labels:
+        yield words
+
+
 def estimate_run(config: RunConfig) -> Iterator[str]:
     """The plan of a job, from one batch that is run for real into a folder that is thrown away."""
     entries, n_duplicates = list_input(config)
     worker = shared_worker(config)
+    check_output(worker.config, entries, worker.metadata)
     sample = entries[:: max(1, len(entries) // config.batch_size)][: config.batch_size]
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
@@ -64,6 +95,12 @@ def estimate_run(config: RunConfig) -> Iterator[str]:
     yield f"signal {worker.exposed.activation_layer}, logits {worker.exposed.logits_layer}, {worker.n_classes} classes"
     yield f"measured on {len(sample)}: {1 / seconds:.1f} images/s, {size / 1e3:.1f} kB an image"
     yield f"expected: {seconds * len(entries) / 60:.1f} minutes in one process, {size * len(entries) / 1e6:.1f} MB"
+
+
+def _as_decided_before(config: RunConfig) -> RunConfig:
+    """With the choice of XLA that the run in the output folder began with, so that all of its numbers agree."""
+    found = read_run_metadata(RunLayout(config.output)) if config.jit == "auto" else None
+    return dataclasses.replace(config, jit=found["jit"]) if found and "jit" in found else config
 
 
 def _describe_plan(plan: Plan, layer: str) -> str:

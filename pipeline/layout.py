@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from pipeline import storage
@@ -35,4 +36,13 @@ class RunLayout:
 
     def overlay(self, image_id: str, method: str, target: int) -> str:
         """The overlay of one map; folders by the first two digits keep listings short."""
-        return f"overlays/{image_id[:2]}/{image_id}-{method}-{target}.png"
+        return f"{self.overlay_folder(image_id)}/{image_id}-{method}-{target}.png"
+
+    def overlay_folder(self, image_id: str) -> str:
+        """The folder of an image's overlays."""
+        return f"overlays/{image_id[:2]}"
+
+
+def digest_of_overlays(overlays: dict[str, str]) -> str:
+    """One SHA-256 for all overlays of a shard, from path -> SHA-256 of each."""
+    return hashlib.sha256("".join(f"{path} {overlays[path]}\n" for path in sorted(overlays)).encode()).hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import parquet, storage
 from pipeline.decode import IMAGE_SUFFIXES
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, as_config_errors
 from pipeline.records import Entry
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
@@ -20,7 +20,9 @@ MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
 LABEL_SOURCES = ("column", "folder", "none")
 
 
-def list_images(specs: Iterable[str], labels: str = "column", label_column: str = "label") -> tuple[list[Entry], int]:
+def list_images(
+    specs: Iterable[str], labels: str = "column", label_column: str = "label", output: str | None = None
+) -> tuple[list[Entry], int]:
     """Every image that the specs name, in order, each uri once.
 
     Args:
@@ -29,6 +31,8 @@ def list_images(specs: Iterable[str], labels: str = "column", label_column: str 
         labels: "column" takes labels from a manifest's column, "folder" from the name of each image's folder, "none"
             has none.
         label_column: the name of that column.
+        output: the folder of the run to come, which is passed over, as is every run that a folder holds: overlays are
+            not input.
 
     Returns:
         The entries, and how many repetitions of a uri were left out.
@@ -40,7 +44,7 @@ def list_images(specs: Iterable[str], labels: str = "column", label_column: str 
     count = 0
     for spec in specs:
         found = 0
-        for entry in _list_spec(spec, label_column):
+        for entry in _list_spec(spec, label_column, output):
             _check_name(entry.uri)
             unique.setdefault(entry.uri, _labelled(entry, labels))
             found += 1
@@ -57,19 +61,28 @@ def _check_name(uri: str) -> None:
         raise ConfigError(f"the name {uri!r} is not UTF-8, and could not be written to a table: rename it") from error
 
 
-def _list_spec(spec: str, label_column: str) -> Iterator[Entry]:
+def _list_spec(spec: str, label_column: str, output: str | None) -> Iterator[Entry]:
     if spec.lower().endswith(MANIFEST_SUFFIXES):
         return _read_manifest(spec, label_column)
-    try:
-        storage.open_store(spec)
-    except OSError as error:
-        raise ConfigError(f"{spec!r} cannot be listed: {error}") from error
-    if any(mark in spec for mark in "*?[") and not (storage.is_local(spec) and storage.exists(spec)):
-        return map(Entry, storage.glob(spec))
-    if storage.is_folder(spec):
-        files = storage.list_files(spec, recursive=True)
-        return (Entry(uri) for uri in files if PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES)
-    return iter([Entry(storage.absolute(spec))] if storage.exists(spec) else [])
+    if spec.lower().endswith(".json"):
+        raise ConfigError(f"{spec!r} is no manifest that is read: make it .jsonl, with one object a line, or .csv")
+    with as_config_errors(f"{spec!r} cannot be listed"):
+        if any(mark in spec for mark in "*?[") and not (storage.is_local(spec) and storage.exists(spec)):
+            return map(Entry, _outside_runs(storage.glob(spec), output))
+        if storage.is_folder(spec):
+            files = _outside_runs(storage.list_files(spec, recursive=True), output)
+            return (Entry(uri) for uri in files if PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES)
+        return iter([Entry(storage.absolute(spec))] if storage.exists(spec) else [])
+
+
+def _outside_runs(uris: list[str], output: str | None) -> list[str]:
+    manifests = {uri.removesuffix("/manifest.parquet") for uri in uris if uri.endswith("/manifest.parquet")}
+    markers = {uri.removesuffix("/shards/00000.json") for uri in uris if uri.endswith("/shards/00000.json")}
+    runs = manifests & markers
+    folders = tuple(f"{run}/{name}/" for run in runs for name in ("overlays", "records", "failures", "shards"))
+    if output is not None:
+        folders += (f"{output}/overlays/",)
+    return [uri for uri in uris if not uri.startswith(folders)]
 
 
 def _nothing_found(spec: str) -> str:
@@ -90,12 +103,10 @@ def _labelled(entry: Entry, labels: str) -> Entry:
 
 
 def _read_manifest(uri: str, label_column: str) -> Iterator[Entry]:
-    try:
+    with as_config_errors(f"the manifest {uri!r} cannot be read"):
+        if not storage.exists(uri):
+            raise ConfigError(f"the manifest {uri!r} is not there")
         data = storage.read_bytes(uri)
-    except FileNotFoundError:
-        raise ConfigError(f"the manifest {uri!r} is not there") from None
-    except OSError as error:
-        raise ConfigError(f"the manifest {uri!r} cannot be read: {error}") from error
     folder = storage.absolute(uri).rsplit("/", 1)[0]
     try:
         for number, row in enumerate(_rows(uri.lower(), data), 1):
@@ -116,7 +127,7 @@ def _rows(name: str, data: bytes) -> Iterator[Mapping[str, Any]]:
         delimiter = "\t" if name.endswith(".tsv") else ","
         yield from csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     elif name.endswith(".txt"):
-        yield from ({"uri": line.strip()} for line in text.split("\n") if line.strip())
+        yield from ({"uri": line.strip()} for line in text.split("\n") if line.strip() and not line.startswith("#"))
     else:
         rows = (line for line in text.split("\n") if line.strip())  # splitlines would split inside a JSON string
         yield from (_parse_line(row, number) for number, row in enumerate(rows, 1))
@@ -137,6 +148,8 @@ def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str)
     if not isinstance(uri, str) or not uri.strip():
         raise ConfigError(f"row {number} of the manifest {manifest!r} has no uri: {uri!r}")
     label = row.get(label_column)
+    if isinstance(label, float) and label.is_integer():  # what pandas makes of a column of integers with a gap
+        label = int(label)
     resolved = storage.absolute(uri if storage.is_absolute(uri) else storage.join(folder, uri))
     return Entry(resolved, None if label in (None, "") else str(label), _boxes(row.get("boxes"), number, manifest))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, as_config_errors
 
 if TYPE_CHECKING:
     import keras
@@ -118,7 +118,9 @@ def _literal(text: str) -> Any:
 def _load_file(spec: str, allow_unsafe: bool) -> tuple[keras.Model, str]:
     import keras
 
-    if not storage.exists(spec):
+    with as_config_errors(f"the model {spec!r} cannot be reached"):
+        there = storage.exists(spec)
+    if not there:
         raise ConfigError(
             f"there is no model at {spec!r}: give a .keras or .h5 file, keras.applications:NAME or module:factory"
         )

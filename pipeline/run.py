@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import time
@@ -11,10 +12,18 @@ from typing import Any
 
 from pipeline import parquet, storage
 from pipeline.config import RunConfig, describe_difference
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.listing import list_images
 from pipeline.records import SCHEMA_VERSION, Entry
+
+_MARKER_KEYS = frozenset(
+    ("shard", "config_digest", "model_digest", "inputs", "records", "failures", "failures_by_type", "overlays", "files",
+     "overlays_sha256", "seconds")
+)  # fmt: skip
+_SUMMARY_KEYS = frozenset(
+    ("config_digest", "model_digest", "class_names", "inputs", "records", "failures", "overlays", "shards")
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Plan:
     n_shards: int
     pending: tuple[int, ...]  # shards without a marker
     metadata: dict[str, str]
+    resumed: bool = False  # whether an earlier job has left files behind
 
     @property
     def layout(self) -> RunLayout:
@@ -40,7 +50,7 @@ def list_input(config: RunConfig) -> tuple[list[Entry], int]:
     Raises:
         ConfigError: nothing matches, or targets need labels and there are none.
     """
-    entries, n_duplicates = list_images(config.images, config.labels_from, config.label_column)
+    entries, n_duplicates = list_images(config.images, config.labels_from, config.label_column, config.output)
     if config.parsed_targets.need_labels and all(entry.label is None for entry in entries):
         raise ConfigError(
             f"--targets {config.targets} needs labels, and the input has none: give a manifest with a column "
@@ -62,35 +72,77 @@ def plan_run(
         overwrite: whether to remove another run from the output folder first.
 
     Raises:
-        ConfigError: the folder holds a run of another configuration or model, holds something else, or cannot be
-            written.
+        ConfigError: the folder holds a run of another configuration, model or input, holds something else, or cannot
+            be written.
     """
     layout = RunLayout(config.output)
-    there = storage.exists(layout.uri(layout.MANIFEST))
+    there = check_output(config, entries, metadata, overwrite)
     if there and overwrite:
         remove_run(layout)
-    if there and not overwrite:
-        _check_same_run(config, layout, entries, metadata)
-    else:
+    if overwrite or not there:
         _start_run(config, layout, entries, n_duplicates, metadata)
-    storage.remove_temporaries(config.output)
-    return read_plan(config)
+    for folder in layout.FOLDERS:
+        storage.remove_temporaries(layout.uri(folder))
+    return read_plan(config, resumed=there and not overwrite)
 
 
-def read_plan(config: RunConfig) -> Plan:
+def check_output(config: RunConfig, entries: list[Entry], metadata: dict[str, str], overwrite: bool = False) -> bool:
+    """Whether the output folder holds a run that this job may go on with; writes nothing.
+
+    Raises:
+        ConfigError: it holds a run that the job may not touch, or something that is no run.
+    """
+    layout = RunLayout(config.output)
+    with as_config_errors(f"the output folder {config.output!r} cannot be reached"):
+        there = storage.exists(layout.uri(layout.MANIFEST))
+        strangers = [name for name in layout.FOLDERS if not there and storage.exists(layout.uri(name))]
+    if strangers:
+        raise ConfigError(
+            f"the output folder {config.output!r} holds {', '.join(strangers)} but no manifest of a run: "
+            "choose an empty folder"
+        )
+    if there:
+        found = read_run_metadata(layout)
+        if found is None:
+            raise ConfigError(
+                f"the output folder {config.output!r} holds a {layout.MANIFEST} that is not a run's: "
+                "choose an empty folder"
+            )
+        if not overwrite:
+            _check_same_run(config, layout, entries, metadata, found)
+    return there
+
+
+def read_run_metadata(layout: RunLayout) -> dict[str, str] | None:
+    """What a run's manifest says of it; None if there is no manifest, or one that is not a run's."""
+    try:
+        metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
+    except (OSError, ValueError):  # Arrow's errors are ValueErrors
+        return None
+    return metadata if {"config", "schema_version", "n_images"} <= set(metadata) else None
+
+
+def read_plan(config: RunConfig, resumed: bool = False) -> Plan:
     """The plan of the run that is on disk."""
     layout = RunLayout(config.output)
     metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
     n_images, n_shards = int(metadata["n_images"]), int(metadata["n_shards"])
     done = committed_shards(layout)
     pending = tuple(shard for shard in range(n_shards) if shard not in done)
-    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata)
+    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata, resumed)
 
 
 def committed_shards(layout: RunLayout) -> set[int]:
-    """The shards whose markers are there."""
-    names = (uri.rsplit("/", 1)[-1] for uri in storage.list_files(layout.uri("shards")))
-    return {int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit()}
+    """The shards with a marker that can be read and whose files are there."""
+    uris = [uri for uri in storage.list_files(layout.uri("shards")) if uri.endswith(".json")]
+    there = {*storage.list_files(layout.uri("records")), *storage.list_files(layout.uri("failures"))}
+    done = set()
+    for content in storage.read_many(uris):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            marker = json.loads(content)
+            if {layout.uri(path) for path in marker["files"]} <= there:
+                done.add(int(marker["shard"]))
+    return done
 
 
 def read_markers(layout: RunLayout, shards: range) -> list[dict[str, Any]]:
@@ -99,13 +151,7 @@ def read_markers(layout: RunLayout, shards: range) -> list[dict[str, Any]]:
     Raises:
         RunError: one is missing or damaged.
     """
-    markers = []
-    for shard in shards:
-        try:
-            markers.append(json.loads(storage.read_bytes(layout.uri(layout.marker(shard)))))
-        except (OSError, ValueError) as error:
-            raise RunError(f"the marker of shard {shard}, {layout.marker(shard)}, cannot be read: {error}") from error
-    return markers
+    return [_read_json(layout, layout.marker(shard), _MARKER_KEYS) for shard in shards]
 
 
 def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
@@ -136,12 +182,20 @@ def read_summary(layout: RunLayout) -> dict[str, Any]:
     Raises:
         RunError: it is not there, or damaged.
     """
+    if not storage.exists(layout.uri(layout.SUMMARY)):
+        raise RunError(f"{layout.output!r} holds no finished run: there is no {layout.SUMMARY} in it")
+    return _read_json(layout, layout.SUMMARY, _SUMMARY_KEYS)
+
+
+def _read_json(layout: RunLayout, path: str, keys: frozenset[str]) -> dict[str, Any]:
     try:
-        return json.loads(storage.read_bytes(layout.uri(layout.SUMMARY)))
-    except FileNotFoundError:
-        raise RunError(f"{layout.output!r} holds no finished run: there is no {layout.SUMMARY} in it") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{layout.uri(layout.SUMMARY)} cannot be read: {error}") from error
+        content = json.loads(storage.read_bytes(layout.uri(path)))
+        missing = sorted(keys - set(content))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path} of {layout.output!r} cannot be read: {type(error).__name__}: {error}") from error
+    if missing:
+        raise RunError(f"{path} of {layout.output!r} is damaged: it lacks {', '.join(missing)}")
+    return content
 
 
 def remove_run(layout: RunLayout) -> None:
@@ -155,44 +209,39 @@ def remove_run(layout: RunLayout) -> None:
 def _start_run(
     config: RunConfig, layout: RunLayout, entries: list[Entry], n_duplicates: int, metadata: dict[str, str]
 ) -> None:
-    strangers = [name for name in layout.FOLDERS if storage.exists(layout.uri(name))]
-    if strangers:
-        raise ConfigError(
-            f"the output folder {config.output!r} holds {', '.join(strangers)} but no manifest of a run: "
-            "choose an empty folder"
-        )
     n_shards = -(-len(entries) // config.shard_size)
     facts = {"n_images": str(len(entries)), "n_shards": str(n_shards), "n_duplicates": str(n_duplicates)}
+    identity = json.dumps(config.identity(), sort_keys=True)
     manifest = parquet.encode_manifest(
-        entries, config.shard_size, {**metadata, **facts, "config": json.dumps(config.identity(), sort_keys=True)}
+        entries, config.shard_size, {**metadata, **facts, "config": identity, "jit": config.jit}
     )
-    try:
+    with as_config_errors(f"the output folder {config.output!r} cannot be written"):
         storage.write_bytes(layout.uri(layout.MANIFEST), manifest)
-    except OSError as error:
-        raise ConfigError(f"the output folder {config.output!r} cannot be written: {error}") from error
 
 
-def _check_same_run(config: RunConfig, layout: RunLayout, entries: list[Entry], metadata: dict[str, str]) -> None:
-    there = parquet.read_metadata(layout.uri(layout.MANIFEST))
-    difference = describe_difference(json.loads(there["config"]), config.identity())
+def _check_same_run(
+    config: RunConfig, layout: RunLayout, entries: list[Entry], metadata: dict[str, str], found: dict[str, str]
+) -> None:
+    ways_out = "choose another folder, or say --overwrite to remove that run"
+    holds = f"the output folder {config.output!r} holds a run"
+    difference = describe_difference(json.loads(found["config"]), config.identity())
     if difference:
-        raise ConfigError(
-            f"the output folder {config.output!r} holds a run of another configuration ({difference}): choose another "
-            "folder, or say --overwrite to remove that run"
-        )
-    if there["model_digest"] != metadata["model_digest"]:
-        raise ConfigError(
-            f"the output folder {config.output!r} holds a run of another model: {config.model!r} has changed since. "
-            "Choose another folder, or say --overwrite to remove that run"
-        )
+        raise ConfigError(f"{holds} of another configuration ({difference}): {ways_out}")
+    if found["model_digest"] != metadata["model_digest"]:
+        raise ConfigError(f"{holds} of another model: {config.model!r} has changed since; {ways_out}")
+    if found["class_names"] != metadata["class_names"]:
+        raise ConfigError(f"{holds} with other class names: {config.class_names!r} has changed since; {ways_out}")
     # Images that vanished meanwhile become failures of the run that listed them; new ones would be passed over.
-    known = {entry.uri for entry in parquet.read_manifest(layout.uri(layout.MANIFEST))}
+    known = {entry.uri: entry for entry in parquet.read_manifest(layout.uri(layout.MANIFEST))}
     new = [entry.uri for entry in entries if entry.uri not in known]
     if new:
         raise ConfigError(
-            f"the output folder {config.output!r} holds a run over another input: {len(new)} of the {len(entries)} "
-            f"images are not in it, such as {new[0]!r}. Choose another folder, or say --overwrite to remove that run"
+            f"{holds} over another input: {len(new)} of the {len(entries)} images are not in it, such as {new[0]!r}; "
+            f"{ways_out}"
         )
+    changed = [entry.uri for entry in entries if entry.label != known[entry.uri].label]
+    if changed:
+        raise ConfigError(f"{holds} with other labels: {len(changed)} differ, such as {changed[0]!r}'s; {ways_out}")
 
 
 def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pipeline.config import RunConfig
 from pipeline.decode import decode_image
 from pipeline.errors import ImageError
 from pipeline.geometry import Geometry, cell_center, fit_view, make_input, strongest_region
-from pipeline.layout import RunLayout
+from pipeline.layout import RunLayout, digest_of_overlays
 from pipeline.overlay import render_overlay
 from pipeline.records import Entry, Failure, MapRecord, Record
 from pipeline.worker import BatchResult, Worker
@@ -84,11 +84,12 @@ def process_shard(
     worker: Worker,
     layout: RunLayout,
     progress: Callable[[int], None] = lambda _: None,
+    resumed: bool = False,
 ) -> dict[str, Any]:
     """Explains one shard and commits it.
 
-    Reading and decoding run ahead of the model in threads, and what follows the model runs behind it; at most two
-    batches are alive on either side.
+    Reading and decoding run ahead of the model in threads, and what follows the model runs behind it; at most one
+    batch is alive on either side.
 
     Args:
         shard: its number.
@@ -96,19 +97,22 @@ def process_shard(
         worker: the model, with the job's configuration.
         layout: where the run's files lie.
         progress: called with the number of images finished since the last call.
+        resumed: whether an earlier attempt may have left overlays behind, to be cleared of what no record names.
 
     Returns:
         The marker's content, which was written last: the shard is done if and only if it is there.
     """
     job = ShardJob(worker.config, worker, layout)
-    ahead_of_model = 2 * worker.config.batch_size
+    batch = worker.config.batch_size
     with ThreadPoolExecutor(THREADS_AHEAD) as ahead, ThreadPoolExecutor(THREADS_BEHIND) as behind:
-        loaded = map_ahead(ahead, job.load, entries, ahead_of_model)
+        loaded = map_ahead(ahead, job.load, entries, batch)
         explained = job.explain(loaded)
         outcomes = []
-        for outcome in map_ahead(behind, job.make_record, explained, ahead_of_model):
+        for outcome in map_ahead(behind, job.make_record, explained, batch):
             outcomes.append(outcome)
             progress(1)
+    if resumed:
+        job.remove_orphans(entries)
     return job.commit(shard, len(entries), outcomes)
 
 
@@ -120,6 +124,7 @@ class ShardJob:
     worker: Worker
     layout: RunLayout
     watch: Stopwatch = field(default_factory=Stopwatch)
+    overlays: dict[str, str] = field(default_factory=dict)  # path -> SHA-256 of those written
 
     def load(self, entry: Entry) -> Loaded | Failure:
         """Reads and decodes one image; whatever goes wrong is that image's failure."""
@@ -153,10 +158,13 @@ class ShardJob:
         loaded, logits = item.loaded, item.batch.logits[item.row]
         try:
             _refuse_not_finite(logits, "the logits")
-            columns = self._columns(loaded.entry, item.batch.targets[item.row])
-            maps = [self._make_map(item, method, k) for method in self.config.methods for k in columns]
+            for method, maps in item.batch.maps.items():
+                _refuse_not_finite(maps[item.row], f"the map of {method}")
         except ImageError as error:
             return _failure(loaded.entry, error)
+        columns = self._columns(loaded.entry, item.batch.targets[item.row])
+        photograph = self._photograph(loaded)
+        records = [self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns]
         kept, classes = _keep_logits(logits, self.config.top_logits)
         return Record(
             loaded.entry.id,
@@ -166,8 +174,17 @@ class ShardJob:
             loaded.geometry,
             kept,
             classes,
-            tuple(maps),
+            tuple(records),
         )
+
+    def remove_orphans(self, entries: list[Entry]) -> None:
+        """Removes overlays of these images that an earlier attempt wrote, and that no record of this one names."""
+        ids = {entry.id for entry in entries}
+        for folder in sorted({self.layout.overlay_folder(image_id) for image_id in ids}):
+            for uri in storage.list_files(self.layout.uri(folder)):
+                name = uri.rsplit("/", 1)[-1]
+                if name.split("-", 1)[0] in ids and f"{folder}/{name}" not in self.overlays:
+                    storage.remove_file(uri)
 
     def commit(self, shard: int, inputs: int, outcomes: list[Record | Failure]) -> dict[str, Any]:
         """Writes a shard's files, its marker last."""
@@ -191,7 +208,8 @@ class ShardJob:
             "records": len(records),
             "failures": len(failures),
             "failures_by_type": count_by_type(failures),
-            "overlays": sum(values.overlay is not None for record in records for values in record.maps),
+            "overlays": len(self.overlays),
+            "overlays_sha256": digest_of_overlays(self.overlays),
             "files": {p: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for p, d in files.items()},
             "seconds": {stage: round(seconds, 4) for stage, seconds in sorted(self.watch.seconds.items())},
         }
@@ -218,11 +236,15 @@ class ShardJob:
             targets = targets[:-1]
         return [column for column, target in enumerate(targets) if target not in targets[:column]]
 
-    def _make_map(self, item: Explained, method: str, column: int) -> MapRecord:
+    def _photograph(self, loaded: Loaded) -> Image.Image | None:
+        if isinstance(loaded.photograph, bytes):
+            return self.watch.time("decode", decode_image, loaded.photograph, self.config.max_pixels)
+        return loaded.photograph
+
+    def _make_map(self, item: Explained, method: str, column: int, photograph: Image.Image | None) -> MapRecord:
         batch, geometry = item.batch, item.loaded.geometry
         values = batch.maps[method][item.row, ..., column]
         target = int(batch.targets[item.row, column])
-        _refuse_not_finite(values, f"the map of {method}")
         peak_x, peak_y = _peak(values, geometry)
         positive, negative = _mass(values)
         return MapRecord(
@@ -237,19 +259,14 @@ class ShardJob:
             peak_y=peak_y,
             total=positive,
             negative_share=negative / (positive + negative) if negative else 0.0,
-            overlay=self._write_overlay(item, method, column, target),
+            overlay=None if photograph is None else self._write_overlay(item, method, column, photograph),
             geometry=geometry,
         )
 
-    def _write_overlay(self, item: Explained, method: str, column: int, target: int) -> str | None:
+    def _write_overlay(self, item: Explained, method: str, column: int, photograph: Image.Image) -> str:
         config, loaded = self.config, item.loaded
-        photograph = loaded.photograph
-        if photograph is None:
-            return None
-        if isinstance(photograph, bytes):
-            photograph = self.watch.time("decode", decode_image, photograph, config.max_pixels)
         shown = item.batch.shown[method][item.row, ..., column]
-        path = self.layout.overlay(loaded.entry.id, method, target)
+        path = self.layout.overlay(loaded.entry.id, method, int(item.batch.targets[item.row, column]))
         png = self.watch.time(
             "overlay",
             render_overlay,
@@ -261,6 +278,7 @@ class ShardJob:
             config.overlay_size,
         )
         self.watch.time("write", storage.write_bytes, self.layout.uri(path), png)
+        self.overlays[path] = hashlib.sha256(png).hexdigest()
         return path
 
 
@@ -304,13 +322,16 @@ def _refuse_not_finite(values: np.ndarray, what: str) -> None:
 
 
 def _rank(logits: np.ndarray, target: int, ranked: int) -> int:
-    rank = int((logits > logits[target]).sum())
+    # Of equal logits the lower index comes first, as in top_k, so that no two classes share a place.
+    rank = int((logits > logits[target]).sum() + (logits[:target] == logits[target]).sum())
     return rank if rank < ranked else -1
 
 
 def _peak(values: np.ndarray, geometry: Geometry) -> tuple[float, float]:
     row, column = np.unravel_index(np.argmax(values), values.shape)
-    return cell_center(int(row), int(column), values.shape, geometry.view)
+    x, y = cell_center(int(row), int(column), values.shape, geometry.view)
+    # A peak in a bar of padding is told by the nearest point of the image.
+    return min(max(x, 0.0), float(geometry.width)), min(max(y, 0.0), float(geometry.height))
 
 
 def _mass(values: np.ndarray) -> tuple[float, float]:

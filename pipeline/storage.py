@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import fsspec
 
-TEMPORARY = ".tmp-"  # the prefix of files that are being written
+TEMPORARY = ".tmp-"  # the prefix of files that are being written; then who writes: machine, process, a number
+
+_HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())
+_TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"(?P<host>[A-Za-z0-9.]*)-(?P<process>\d+)-[0-9a-f]{32}")
 
 
 def open_store(uri: str) -> tuple[Any, str]:
@@ -50,10 +56,18 @@ def read_bytes(uri: str) -> bytes:
     """The whole content of a file or object.
 
     Raises:
-        OSError: it is missing, a folder, or cannot be read.
+        OSError: it is missing, a folder or a pipe, or cannot be read.
     """
     store, path = open_store(uri)
+    if is_local(uri) and Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+        raise OSError("neither a file nor a folder, but a pipe or a device, which would never end")
     return store.cat_file(path)
+
+
+def read_many(uris: Sequence[str], threads: int = 16) -> list[bytes]:
+    """The contents of many small files, read at the same time."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(read_bytes, uris))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -63,7 +77,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         store.pipe_file(path, data)
         return
     target = Path(path)
-    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    temporary = target.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.write_bytes(data)
@@ -133,10 +147,23 @@ def download(uri: str, folder: str) -> str:
 
 
 def remove_temporaries(uri: str) -> None:
-    """Removes what killed writers left behind; only local stores have temporary files."""
-    if is_local(uri) and is_folder(uri):
-        for path in _temporaries(uri):
+    """Removes what killed writers of this machine left in a folder; only local stores have temporary files."""
+    if not is_local(uri):
+        return
+    for path in Path(open_store(uri)[1]).rglob(f"{TEMPORARY}*"):
+        named = _TEMPORARY_NAME.fullmatch(path.name)
+        if named and named["host"] == _HOST and not _is_running(int(named["process"])):
             path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _walk(top: str) -> Iterator[str]:
@@ -149,10 +176,6 @@ def _walk(top: str) -> Iterator[str]:
             continue
         seen.add(real)
         yield from (f"{folder.rstrip('/')}/{name}" for name in names)
-
-
-def _temporaries(uri: str) -> Iterator[Path]:
-    return Path(open_store(uri)[1]).rglob(f"{TEMPORARY}*")
 
 
 def _scheme(uri: str) -> str:

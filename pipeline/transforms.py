@@ -19,8 +19,8 @@ from pipeline.worker import shared_worker
 class ProcessShardsDoFn(beam.DoFn):
     """`process_shard` for each shard's number; the model is loaded once a process."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
+    def __init__(self, config: RunConfig, resumed: bool):
+        self.config, self.resumed = config, resumed
         self.records = Metrics.counter("beamcam", "records")
         self.failures = Metrics.counter("beamcam", "failures")
 
@@ -32,7 +32,7 @@ class ProcessShardsDoFn(beam.DoFn):
     def process(self, shard: int) -> Iterator[dict[str, Any]]:
         """Explains and commits a shard; yields its marker."""
         entries = parquet.read_manifest_shard(self.layout.uri(self.layout.MANIFEST), shard)
-        marker = process_shard(shard, entries, self.worker, self.layout, images_done.add)
+        marker = process_shard(shard, entries, self.worker, self.layout, images_done.add, self.resumed)
         self.records.inc(marker["records"])
         self.failures.inc(marker["failures"])
         yield marker
@@ -41,10 +41,10 @@ class ProcessShardsDoFn(beam.DoFn):
 class ProcessShards(beam.PTransform):
     """Shards' numbers to shards' markers, with all files written."""
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, resumed: bool = False):
         super().__init__()
-        self.config = config
+        self.config, self.resumed = config, resumed
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """One ParDo: pixels never cross a stage boundary."""
-        return shards | "ProcessShards" >> beam.ParDo(ProcessShardsDoFn(self.config))
+        return shards | "ProcessShards" >> beam.ParDo(ProcessShardsDoFn(self.config, self.resumed))

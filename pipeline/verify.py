@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import parquet, storage
 from pipeline.errors import RunError
-from pipeline.layout import RunLayout
+from pipeline.layout import RunLayout, digest_of_overlays
 from pipeline.records import SCHEMA_VERSION, Record, image_id
 from pipeline.run import read_markers, read_summary
 
@@ -30,10 +30,14 @@ def verify_run(path: str) -> Iterator[str]:
         yield str(error)
         return
     yield from _verify_counts(summary, markers)
+    yield from _verify_listing(layout, markers)
     seen: set[str] = set()
     overlays: set[str] = set()
     for marker in markers:
-        yield from _verify_shard(layout, marker, summary, seen, overlays)
+        try:
+            yield from _verify_shard(layout, marker, summary, seen, overlays)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # whatever a damaged Parquet file makes of itself
+            yield f"shard {marker['shard']} cannot be read: {type(error).__name__}: {error}"
     yield from _verify_overlays(layout, overlays)
 
 
@@ -70,7 +74,29 @@ def _verify_shard(
     yield from _verify_ids(layout, shard, ids, seen)
     for record in records:
         yield from _verify_maps(record)
-        overlays |= {values.overlay for values in record.maps if values.overlay is not None}
+    named = {values.overlay for record in records for values in record.maps if values.overlay is not None}
+    yield from _verify_pictures(layout, marker, named)
+    overlays |= named
+
+
+def _verify_listing(layout: RunLayout, markers: list[dict[str, Any]]) -> Iterator[str]:
+    """Readers take every file of a folder: there must be none but the shards' own."""
+    shards = range(len(markers))
+    expected = {
+        layout.uri(name(shard)) for name in (layout.records, layout.failures, layout.marker) for shard in shards
+    }
+    for folder in ("records", "failures", "shards"):
+        for uri in sorted(set(storage.list_files(layout.uri(folder))) - expected)[:3]:
+            yield f"{uri.removeprefix(layout.uri(''))} belongs to no shard"
+
+
+def _verify_pictures(layout: RunLayout, marker: dict[str, Any], named: set[str]) -> Iterator[str]:
+    there = sorted(path for path in named if storage.exists(layout.uri(path)))
+    contents = storage.read_many([layout.uri(path) for path in there])
+    digests = {path: hashlib.sha256(data).hexdigest() for path, data in zip(there, contents, strict=True)}
+    if len(there) == len(named) and digest_of_overlays(digests) != marker["overlays_sha256"]:
+        small = min(zip(map(len, contents), there, strict=True), default=(0, "none"))
+        yield f"shard {marker['shard']} has overlays of other content than its marker says; the smallest is {small[1]}"
 
 
 def _verify_files(layout: RunLayout, marker: dict[str, Any]) -> Iterator[str]:

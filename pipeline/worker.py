@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from explainers.compiled import PREPROCESSES
 from explainers.errors import ExplainerError
 from pipeline import models, storage
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, as_config_errors
 from pipeline.records import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -60,26 +61,37 @@ class Worker:
         for name in config.methods:
             ex.methods.get_method(name)  # a misspelt method is told before the model is loaded
         self.config = config
+        self.class_names = load_class_names(config.class_names) if config.class_names else None
         model, self.model_digest = models.load_model(config.model, config.allow_unsafe_model)
         self.exposed = _expose(model, config)
         self.n_classes = self.exposed.n_classes
-        self.class_names = load_class_names(config.class_names, self.n_classes) if config.class_names else None
+        if self.class_names is not None and len(self.class_names) != self.n_classes:
+            raise ConfigError(
+                f"--class-names {config.class_names!r} holds {len(self.class_names)} names, and the model has "
+                f"{self.n_classes} classes"
+            )
         self.preprocess = config.preprocess or _tell_preprocess(config.model, self.exposed)
         preprocess: Any = self.preprocess
         if self.preprocess not in PREPROCESSES:
             preprocess = models.load_callable(self.preprocess, "--preprocess")
         columns = config.parsed_targets.columns(self.n_classes)
         _check_targets(config, columns, self.n_classes)
-        self.explainer = ex.Explainer(
-            self.exposed,
-            config.methods,
-            top_k=columns,
-            batch_size=config.batch_size,
-            input_shape=_input_shape(self.exposed, config),
-            preprocess=preprocess,
-            jit="auto" if config.jit == "auto" else config.jit == "on",
-        )
-        self.explainer.warm_up()
+        try:
+            self.explainer = ex.Explainer(
+                self.exposed,
+                config.methods,
+                top_k=columns,
+                batch_size=config.batch_size,
+                input_shape=_input_shape(self.exposed, config),
+                preprocess=preprocess,
+                jit="auto" if config.jit == "auto" else config.jit == "on",
+            )
+            self.explainer.warm_up()
+        except (ExplainerError, ConfigError):
+            raise
+        except Exception as error:  # TensorFlow's own errors, and those of a user's --preprocess
+            reason = (str(error).splitlines() or [""])[0]
+            raise ConfigError(f"one batch could not be explained: {type(error).__name__}: {reason}") from error
         # Decided once, here: workers in other processes must not measure again, and come to another program.
         self.config = dataclasses.replace(config, jit="on" if self.explainer.jit else "off")
         self.input_size = self.explainer.input_shape[:2]
@@ -116,7 +128,8 @@ class Worker:
             return None
         if self.class_names is not None and label in self.class_names:
             return self.class_names.index(label)
-        return int(label) if label.isdecimal() and int(label) < self.n_classes else None
+        number = re.fullmatch(r"(\d+)(\.0+)?", label)  # 7.0 is what pandas writes for 7 where other labels are missing
+        return int(number[1]) if number and int(number[1]) < self.n_classes else None
 
     def _describe(self) -> dict[str, str]:
         return {
@@ -160,20 +173,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
-def load_class_names(uri: str, n_classes: int) -> list[str]:
+def load_class_names(uri: str) -> list[str]:
     """Reads class names: one a line, or `index wnid name`, or a JSON list or object as Keras's ImageNet index.
 
     Raises:
-        ConfigError: it cannot be read, or the number of names is not the number of classes.
+        ConfigError: it cannot be read.
     """
-    try:
+    with as_config_errors(f"--class-names {uri!r} cannot be read"):
         text = storage.read_bytes(uri).decode("utf-8-sig")
-        names = _names_from_json(json.loads(text)) if uri.endswith(".json") else _names_from_lines(text.splitlines())
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"--class-names {uri!r} cannot be read: {type(error).__name__}: {error}") from error
-    if len(names) != n_classes:
-        raise ConfigError(f"--class-names {uri!r} holds {len(names)} names, and the model has {n_classes} classes")
-    return names
+        return _names_from_json(json.loads(text)) if uri.endswith(".json") else _names_from_lines(text.splitlines())
 
 
 def _names_from_json(content: Any) -> list[str]:

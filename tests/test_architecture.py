@@ -125,4 +125,4 @@ def test_no_option_of_ours_hides_one_of_beams() -> None:
 
     parser = make_parser()._subparsers._group_actions[0].choices["run"]
     ours = {name for action in parser._actions for name in action.option_strings}
-    assert ours & beam_option_names() <= {"--help", "-h"}
+    assert ours & set(beam_option_names()) <= {"--help", "-h"}

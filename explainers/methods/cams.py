@@ -51,7 +51,7 @@ def check_cam(exposed: Exposed) -> None:
     if exposed.class_kernel is None:
         raise MethodError(
             "cam needs a head of one global average pooling and one dense layer or 1x1 convolution, and this head "
-            f"{exposed.why_no_cam}: use gradcam, which equals it on such heads and fits every other"
+            f"{exposed.why_no_cam}: use gradcam, which fits every head, and is CAM over Z where CAM exists"
         )
 
 

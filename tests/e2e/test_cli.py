@@ -140,7 +140,24 @@ def swap_shards(run: Path) -> None:
             lambda run: (run / "records/part-00002.parquet").unlink(),
             r"part-00002\.parquet cannot be read: FileNotFound",
         ),
-        (lambda run: (run / "shards/00003.json").unlink(), r"marker of shard 3, shards/00003\.json, cannot be read"),
+        (
+            lambda run: (run / "shards/00003.json").unlink(),
+            r"00003\.json of .* cannot be read: FileNotFoundError",
+        ),
+        (
+            lambda run: (run / "shards/00002.json").write_text("{}"),
+            r"00002\.json of .* is damaged: it lacks config",
+        ),
+        (lambda run: (run / "run.json").write_text("[]"), r"run\.json of .* is damaged: it lacks class_names"),
+        (
+            lambda run: (run / "records/part-00009.parquet").write_bytes(b"x"),
+            r"00009\.parquet belongs to no shard",
+        ),
+        (lambda run: (run / "manifest.parquet").write_bytes(b"x"), r"shard 0 cannot be read: ArrowInvalid"),
+        (
+            lambda run: next(run.glob("overlays/*/*.png")).write_bytes(b""),
+            r"has overlays of other content than its marker says; the smallest is overlays/",
+        ),
         (lambda run: (run / "run.json").unlink(), r"holds no finished run: there is no run\.json"),
         (
             lambda run: change_json(run / "run.json", "records", 12),
@@ -290,6 +307,17 @@ def awkward_models(tmp_path_factory) -> Path:
         (["--targets", "label", "--labels-from", "none"], r"--targets label needs labels, and the input has none"),
         (["--output", "{models}/names.txt/run"], r"cannot be written"),
         (["--output", ""], r"these options are needed: --output"),
+        (["--images", ""], r"nothing to explain: give --images"),
+        (["--direct_running_mode", "sideways"], r"invalid choice: 'sideways'"),
+        (["--runner", "Walker"], r"Beam refuses these options: .*Walker"),
+        (["--methods", "cam,cam"], r"names at least one method, and none twice, not 'cam,cam'"),
+        (["--layer", "avg_pool"], r"a map needs a signal with positions, and 'avg_pool' has the shape \(None, 12\)"),
+        (["--preprocess", "os:getcwd"], r"one batch could not be explained: TypeError"),
+        (
+            ["--output", "nowhere://bucket/run"],
+            r"output folder .* cannot be reached: OSError: there is no store",
+        ),
+        (["--model", "nowhere://model.keras"], r"the model .* cannot be reached: OSError: there is no store for"),
     ],
 )
 def test_wrong_usage_is_one_clear_line_before_any_work(

@@ -4,8 +4,10 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -255,6 +257,102 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, photographs, tiny_
     assert (tmp_path / "run/records/theirs.txt").read_text() == "precious"
 
 
+def test_overwrite_removes_no_folder_but_a_runs(tmp_path, photographs, tiny_model_path) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "records").mkdir(parents=True)
+    (theirs / "records/precious.txt").write_text("precious")
+    shutil.copy(Path(__file__).parent.parent / "golden/schema-1/records.parquet", theirs / "manifest.parquet")
+    before = snapshot(theirs)
+    config = make_config(photographs, tiny_model_path, theirs)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"holds a manifest\.parquet that is not a run's: choose an empty folder"):
+            run_job(config, [], overwrite=overwrite)
+    assert snapshot(theirs) == before
+
+
+def test_a_job_leaves_the_files_of_one_that_is_running_alone(tmp_path, photographs, tiny_model_path) -> None:
+    config = make_config(photographs, tiny_model_path, tmp_path / "run")
+    run_job(config, [])
+    alive = tmp_path / f"run/overlays/.tmp-{HOST}-{os.getpid()}-{'0' * 32}"
+    own = tmp_path / "run/.tmp-of-the-users"
+    for path in (alive, own):
+        path.write_text("not ours to remove")
+    run_job(config, [])
+    assert alive.exists()
+    assert own.exists()
+
+
+def test_overlays_of_an_earlier_run_are_no_input(tmp_path, photographs, tiny_model_path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(photographs, folder)
+    for name in ("run1", "run2", "."):
+        config = make_config(folder, tiny_model_path, (folder / name).resolve(), images=(str(folder),))
+        assert run_job(config, [])["records"] == 13
+        assert run_job(config, [])["records"] == 13
+
+
+def test_a_resumed_shard_leaves_no_overlay_of_its_first_attempt(tmp_path, photographs, tiny_model_path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(photographs, folder)
+    config = make_config(folder, tiny_model_path, tmp_path / "run", images=(str(folder),))
+    run_job(config, [])
+    (tmp_path / "run/shards/00000.json").unlink()
+    (tmp_path / "run/run.json").unlink()
+    (folder / "01.png").write_bytes(b"")
+    assert run_job(config, [])["failures"] == 1
+    assert list(verify_run(str(tmp_path / "run"))) == []
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "not json"])
+def test_a_damaged_marker_is_no_marker(tmp_path, photographs, tiny_model_path, damage) -> None:
+    config = make_config(photographs, tiny_model_path, tmp_path / "run", shard_size=5)
+    run_job(config, [])
+    before = (tmp_path / "run/records/part-00001.parquet").read_bytes()
+    (tmp_path / "run/shards/00001.json").write_text(damage)
+    run_job(config, [])
+    assert (tmp_path / "run/records/part-00001.parquet").read_bytes() == before
+    assert list(verify_run(str(tmp_path / "run"))) == []
+
+
+def test_labels_that_match_no_class_are_told(tmp_path, photographs, tiny_model_path) -> None:
+    rows = [
+        f"{path},{label}" for path, label in zip(sorted(photographs.glob("??.*")), ["1", "2.0", "dog"], strict=False)
+    ]
+    (tmp_path / "m.csv").write_text("\n".join(["uri,label", *rows]))
+    said: list[str] = []
+    config = make_config(
+        photographs, tiny_model_path, tmp_path / "run", images=(str(tmp_path / "m.csv"),), targets="label"
+    )
+    run_job(config, [], say=said.append)
+    assert said[0].startswith("1 of 3 labels match no class, such as 'dog': labels are indices")
+    assert [[m.target for m in record.maps] for record in open_run(tmp_path / "run")] == [[1], [2], []]
+    strange = make_config(photographs, tiny_model_path, tmp_path / "other", images=(str(photographs),), targets="label",
+                          labels_from="folder")  # fmt: skip
+    with pytest.raises(ConfigError, match=r"13 of 13 labels match no class, such as 'photographs"):
+        run_job(strange, [])
+
+
+def test_changed_labels_are_not_passed_over(tmp_path, photographs, tiny_model_path) -> None:
+    path = sorted(photographs.glob("??.*"))[0]
+    manifest = tmp_path / "m.csv"
+    config = make_config(photographs, tiny_model_path, tmp_path / "run", images=(str(manifest),))
+    manifest.write_text(f"uri,label\n{path},1\n")
+    run_job(config, [])
+    manifest.write_text(f"uri,label\n{path},2\n")
+    with pytest.raises(ConfigError, match=r"holds a run with other labels: 1 differ, such as "):
+        run_job(config, [])
+
+
+def test_classes_with_equal_logits_have_places_of_their_own(tmp_path, photographs, tiny_model_path) -> None:
+    model = keras.saving.load_model(tiny_model_path)
+    dense = model.get_layer("predictions")
+    dense.set_weights([np.zeros_like(weight) for weight in dense.get_weights()])
+    model.save(tmp_path / "equal.keras")
+    run_job(make_config(photographs, str(tmp_path / "equal.keras"), tmp_path / "run", targets="top:5"), [])
+    for record in open_run(tmp_path / "run"):
+        assert [(values.target, values.rank) for values in record.maps] == [(i, i) for i in range(5)]
+
+
 def test_an_unwritable_output_is_told_before_any_work(tmp_path, photographs, tiny_model_path) -> None:
     (tmp_path / "file").write_text("a file, not a folder")
     with pytest.raises(ConfigError, match=r"cannot be written"):
@@ -272,6 +370,9 @@ def test_two_processes_write_the_same_records(tmp_path, photographs, tiny_model_
             assert a.id == b.id
             np.testing.assert_array_equal(a.maps[0].array(), b.maps[0].array())
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())
 
 
 def run_in_subprocess(config: RunConfig) -> subprocess.Popen:
@@ -302,7 +403,7 @@ def test_a_killed_job_resumes_to_the_same_records(tmp_path, photographs, tiny_mo
     process.wait()
     committed = len(list(markers.glob("*.json")))
     assert 4 <= committed < 12, "the job was to be killed half-way"
-    (tmp_path / "killed/records/.tmp-left-by-the-killed-writer").write_text("half a file")
+    (tmp_path / f"killed/records/.tmp-{HOST}-{process.pid}-{'0' * 32}").write_text("half a file")
     run_job(config, [])
     assert list(verify_run(str(tmp_path / "killed"))) == []
     for name in [f"records/part-{shard:05d}.parquet" for shard in range(12)]:

@@ -509,7 +509,9 @@ def test_an_error_names_the_rule_the_value_and_the_way_out(build, arguments, err
 
 
 def test_a_signal_that_the_logits_do_not_depend_on_is_refused():
-    with pytest.raises(LayerError, match="the logits do not depend on the signal 'colour': choose a layer on the way"):
+    with pytest.raises(
+        LayerError, match="the logits of 'animal' do not depend on the signal 'colour': choose a layer on"
+    ):
         ex.expose(models.multi_output(), "colour", "animal")
 
 

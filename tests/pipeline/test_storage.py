@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -220,8 +222,13 @@ def test_readers_never_see_a_file_half_written(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    kept = [tmp_path / "a.bin", tmp_path / "deep" / "b.tmp", tmp_path / "deep" / "c.tmp-1"]
-    for path in (*kept, tmp_path / f"{storage.TEMPORARY}1", tmp_path / "deep" / f"{storage.TEMPORARY}2"):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())
+    left = [f".tmp-{host}-{dead.pid}-{'a' * 32}", f"deep/.tmp-{host}-{dead.pid}-{'b' * 32}"]
+    alive, elsewhere = f".tmp-{host}-{os.getpid()}-{'c' * 32}", f".tmp-another.machine-{dead.pid}-{'d' * 32}"
+    kept = sorted(tmp_path / name for name in (alive, elsewhere, ".tmp-1", "a.bin", "deep/b.tmp", "deep/c.tmp-1"))
+    for path in (*kept, *(tmp_path / name for name in left)):
         path.write_bytes(b"x")
     storage.remove_temporaries(str(tmp_path))
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == kept
