@@ -333,7 +333,7 @@ def test_labels_that_match_no_class_are_told(tmp_path, photographs, tiny_model_p
 
 
 def test_changed_labels_are_not_passed_over(tmp_path, photographs, tiny_model_path) -> None:
-    path = sorted(photographs.glob("??.*"))[0]
+    path = min(photographs.glob("??.*"))
     manifest = tmp_path / "m.csv"
     config = make_config(photographs, tiny_model_path, tmp_path / "run", images=(str(manifest),))
     manifest.write_text(f"uri,label\n{path},1\n")

@@ -347,3 +347,16 @@ def test_what_does_not_fit_is_refused_by_the_constructor(build, options, error, 
 def test_a_batch_that_does_not_fit_is_refused(explainer, images, targets, text):
     with pytest.raises(InputError, match=text):
         explainer(images, targets)
+
+
+def test_more_targets_than_are_unrolled_have_the_maps_of_explain():
+    model = models.gap_dense(2, classes=11)
+    images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    explainer = ex.Explainer(
+        model, ["cam", "gradcam", "gradients"], top_k=11, batch_size=4, preprocess="unit", jit=False
+    )
+    units = np.tile(np.arange(11, dtype=np.int32)[::-1], (3, 1))
+    explanation = explainer(images, units)
+    for name, maps in explanation.maps.items():
+        _, want = ex.explain(name, model, images / 255, units, postprocessing=None, resizing=None)
+        np.testing.assert_allclose(maps, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import explainers as ex
-from explainers.errors import InputError, MethodError
+from explainers.errors import InputError, MethodError, ModelError
 from explainers.explaining import resize_maps
 from explainers.methods.cams import gradcam
 from tests import models
@@ -363,8 +363,10 @@ def test_several_inputs_are_refused_with_the_way_out():
         ex.gradcam(models.two_inputs(), [models.images(2), models.images(2, shape=(4,))])
 
 
-def test_a_signal_without_positions_cannot_be_resized():
-    with pytest.raises(InputError, match="positions"):
+def test_a_signal_without_positions_is_refused_for_maps():
+    with pytest.raises(
+        ModelError, match=r"needs a signal with positions, and 'pool' has the shape \(None, 6\): expose"
+    ):
         ex.gradcam(ex.expose(models.gap_dense(), "pool"), models.images(2))
 
 

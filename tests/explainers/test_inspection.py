@@ -524,3 +524,20 @@ def test_every_error_is_a_value_error_of_one_family():
     for error in (LayerError, ModelError, ex.errors.MethodError, ex.errors.InputError):
         assert issubclass(error, ExplainerError)
         assert issubclass(error, ValueError)
+
+
+def test_the_signal_is_one_that_all_evidence_passes_through():
+    image = keras.Input((16, 16, 3))
+    trunk = keras.layers.Conv2D(4, 3, padding="same", name="trunk")(image)
+    left = keras.layers.Conv2D(4, 3, padding="same", name="left")(trunk)
+    right = keras.layers.Conv2D(4, 3, padding="same", name="right")(trunk)
+    pooled = [keras.layers.GlobalAveragePooling2D()(branch) for branch in (left, right)]
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.Concatenate()(pooled)))
+    assert ex.expose(model).activation_layer == "trunk"
+
+
+def test_padding_is_never_the_signal():
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="conv")(image)
+    x = keras.layers.Flatten()(keras.layers.ZeroPadding2D(name="pad")(x))
+    assert ex.expose(keras.Model(image, keras.layers.Dense(3)(x))).activation_layer == "conv"
