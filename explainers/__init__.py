@@ -9,7 +9,13 @@ from explainers.visualization import Picture, visualize
 
 cam = shortcut(METHODS["cam"])
 gradcam = shortcut(METHODS["gradcam"])
+gradcam_guided = shortcut(METHODS["gradcam_guided"])
+gradcampp = shortcut(METHODS["gradcampp"])
+gradcampp_official = shortcut(METHODS["gradcampp_official"])
 gradients = shortcut(METHODS["gradients"])
+hirescam = shortcut(METHODS["hirescam"])
+layercam = shortcut(METHODS["layercam"])
+xgradcam = shortcut(METHODS["xgradcam"])
 
 __all__ = [
     "METHODS",
@@ -23,8 +29,14 @@ __all__ = [
     "expose",
     "filters",
     "gradcam",
+    "gradcam_guided",
+    "gradcampp",
+    "gradcampp_official",
     "gradients",
+    "hirescam",
     "inspection",
+    "layercam",
     "methods",
     "visualize",
+    "xgradcam",
 ]

@@ -73,6 +73,126 @@ def combine_gradcam(signals: Signals) -> tf.Tensor:
     return weighted_sum(signals.activations, tf.reduce_mean(signals.gradients, axis=signals.positions))
 
 
+def gradcampp(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""Grad-CAM++: positive gradients, each position with a weight of its own.
+
+    $M_c = \sum_k w_k^c A_k, \quad w_k^c = \sum_{ij} \alpha_{ijk} \, \mathrm{relu}(g_{ijk}), \quad
+    \alpha_{ijk} = \frac{g_{ijk}^2}{2 g_{ijk}^2 + \sum_{ab} A_{abk} \, g_{ijk}^3}$
+    (Chattopadhay et al., "Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional Networks",
+    WACV 2018, Eq. 11 and 19, https://arxiv.org/abs/1710.11063). The paper's factor exp(y) stands in every term and is
+    left out: it scales the map, and overflows above y = 88. Cost: as Grad-CAM.
+    """
+    return explain_signals(combine_gradcampp, model, inputs, indices, gradients=True)
+
+
+def combine_gradcampp(signals: Signals) -> tf.Tensor:
+    """Eq. 11 and 19 of Chattopadhay et al., before the ReLU."""
+    alpha = gradcampp_alpha(signals)
+    return weighted_sum(signals.activations, tf.reduce_sum(alpha * tf.nn.relu(signals.gradients), signals.positions))
+
+
+def gradcampp_alpha(signals: Signals) -> tf.Tensor:
+    """The alphas of Eq. 19, (n, k, *positions, C); 0 where the gradient is."""
+    total = tf.reduce_sum(signals.activations, axis=signals.image_positions, keepdims=True)[:, tf.newaxis]
+    # One factor g^2 less above and below, which would underflow for small gradients.
+    return tf.where(signals.gradients != 0, tf.math.divide_no_nan(1.0, 2 + total * signals.gradients), 0)
+
+
+def gradcampp_official(
+    model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""Grad-CAM++ as its authors' program computes it, for comparison with results of theirs.
+
+    The alphas of each channel are divided by their sum over the positions whose gradient is positive, as in the code
+    that came with Chattopadhay et al. 2018 (arXiv:1710.11063), whose Eq. 19 has no such step. Cost: as Grad-CAM.
+    """
+    return explain_signals(combine_gradcampp_official, model, inputs, indices, gradients=True)
+
+
+def combine_gradcampp_official(signals: Signals) -> tf.Tensor:
+    """Eq. 19 of Chattopadhay et al. with alphas that add up to one where the gradient is positive."""
+    alpha = gradcampp_alpha(signals)
+    active = tf.where(signals.gradients > 0, alpha, 0)
+    alpha = tf.math.divide_no_nan(alpha, tf.reduce_sum(active, axis=signals.positions, keepdims=True))
+    return weighted_sum(signals.activations, tf.reduce_sum(alpha * tf.nn.relu(signals.gradients), signals.positions))
+
+
+def hirescam(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""HiResCAM: every position with its own gradient.
+
+    $M_c = \sum_k \frac{\partial y^c}{\partial A_k} \odot A_k$, without ReLU (Draelos & Carin, "Use HiResCAM instead of
+    Grad-CAM for faithful explanations of convolutional neural networks", 2020, Eq. 4, https://arxiv.org/abs/2011.08891).
+
+    Behind Flatten and one dense layer its sum plus the bias is the logit. Cost: as Grad-CAM.
+    """
+    return explain_signals(combine_hirescam, model, inputs, indices, gradients=True)
+
+
+def combine_hirescam(signals: Signals) -> tf.Tensor:
+    """Eq. 4 of Draelos & Carin."""
+    return positional_sum(signals.activations, signals.gradients)
+
+
+def xgradcam(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""XGrad-CAM: the channels, weighted by their gradients' mean over their own activation.
+
+    $M_c = \sum_k w_k^c A_k, \quad w_k^c = \sum_{ij} \frac{A_{ijk}}{\sum_{ab} A_{abk}} g_{ijk}$
+    (Fu et al., "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs", BMVC 2020, Eq. 8,
+    https://arxiv.org/abs/2008.02312). A channel that adds up to zero weighs nothing. Cost: as Grad-CAM.
+    """
+    return explain_signals(combine_xgradcam, model, inputs, indices, gradients=True)
+
+
+def combine_xgradcam(signals: Signals) -> tf.Tensor:
+    """Eq. 8 of Fu et al., before the ReLU."""
+    activations = signals.activations[:, tf.newaxis]
+    total = tf.reduce_sum(activations, axis=signals.positions)
+    size = tf.reduce_sum(tf.abs(activations), axis=signals.positions)
+    weighted = tf.reduce_sum(activations * signals.gradients, axis=signals.positions)
+    # Positive and negative activations may cancel: what is left is rounding, and dividing by it would explode.
+    weights = tf.where(tf.abs(total) > 1e-6 * size, tf.math.divide_no_nan(weighted, total), 0)
+    return weighted_sum(signals.activations, weights)
+
+
+def layercam(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""LayerCAM: every position with its own positive gradient.
+
+    $M_c = \sum_k \mathrm{relu}(g_k) \odot A_k$ (Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps
+    for Localization", IEEE TIP 2021, Eq. 6 and 7, doi:10.1109/TIP.2021.3089943). Made for signals of earlier layers
+    too. Cost: as Grad-CAM.
+    """
+    return explain_signals(combine_layercam, model, inputs, indices, gradients=True)
+
+
+def combine_layercam(signals: Signals) -> tf.Tensor:
+    """Eq. 6 and 7 of Jiang et al., before the ReLU."""
+    return positional_sum(signals.activations, tf.nn.relu(signals.gradients))
+
+
+def gradcam_guided(
+    model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""Grad-CAM with gated gradients, for comparison with tools that do so.
+
+    $M_c = \sum_k A_k \frac{1}{Z} \sum_{ij} 1[A_{ijk} > 0] \, 1[g_{ijk} > 0] \, g_{ijk}$. Selvaraju et al.
+    (arXiv:1610.02391) have no such gates, and with them classes are told apart less. Cost: as Grad-CAM.
+    """
+    return explain_signals(combine_gradcam_guided, model, inputs, indices, gradients=True)
+
+
+def combine_gradcam_guided(signals: Signals) -> tf.Tensor:
+    """Grad-CAM's sum over gradients that pass both gates."""
+    open_gates = signals.activations[:, tf.newaxis] > 0
+    gated = tf.where(open_gates, tf.nn.relu(signals.gradients), 0)
+    return weighted_sum(signals.activations, tf.reduce_mean(gated, axis=signals.positions))
+
+
 def weighted_sum(activations: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """sum_k weights_k A_k: activations (n, *positions, C) and weights (n, k, C) to maps (n, *positions, k)."""
     return tf.einsum("n...c,nkc->n...k", activations, weights)
+
+
+def positional_sum(activations: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """sum_k weights_k * A_k: weights (n, k, *positions, C), one a position, to maps (n, *positions, k)."""
+    maps = tf.reduce_sum(activations[:, tf.newaxis] * weights, axis=-1)
+    return tf.transpose(maps, [0, *range(2, len(maps.shape)), 1])

@@ -37,6 +37,14 @@ class Method:
         return f"Method({self.name!r})"
 
 
+def _gradient_cam(name: str, title: str, paper: str, function: Callable[..., Any], combine: Combine) -> Method:
+    """A method that needs A and dy/dA, and nothing else: all such methods share one pass."""
+    return Method(
+        name, title, paper, function, "a spatial signal", "1 f + k h", filters.positive_normalize, combine,
+        reads_gradients=True,
+    )  # fmt: skip
+
+
 _ALL = (
     Method(
         "cam",
@@ -50,16 +58,30 @@ _ALL = (
         reads_weights=True,
         check=cams.check_cam,
     ),
-    Method(
-        "gradcam",
-        "Grad-CAM",
-        "Selvaraju et al. 2017, arXiv:1610.02391",
-        cams.gradcam,
-        needs="a spatial signal",
-        cost="1 f + k h",
-        postprocessing=filters.positive_normalize,
-        combine=cams.combine_gradcam,
-        reads_gradients=True,
+    _gradient_cam("gradcam", "Grad-CAM", "Selvaraju et al. 2017, arXiv:1610.02391", cams.gradcam, cams.combine_gradcam),
+    _gradient_cam(
+        "gradcampp", "Grad-CAM++", "Chattopadhay et al. 2018, arXiv:1710.11063", cams.gradcampp, cams.combine_gradcampp
+    ),
+    _gradient_cam(
+        "hirescam", "HiResCAM", "Draelos & Carin 2020, arXiv:2011.08891", cams.hirescam, cams.combine_hirescam
+    ),
+    _gradient_cam("xgradcam", "XGrad-CAM", "Fu et al. 2020, arXiv:2008.02312", cams.xgradcam, cams.combine_xgradcam),
+    _gradient_cam(
+        "layercam", "LayerCAM", "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943", cams.layercam, cams.combine_layercam
+    ),
+    _gradient_cam(
+        "gradcam_guided",
+        "Grad-CAM, gated gradients",
+        "after Selvaraju et al. 2017, arXiv:1610.02391",
+        cams.gradcam_guided,
+        cams.combine_gradcam_guided,
+    ),
+    _gradient_cam(
+        "gradcampp_official",
+        "Grad-CAM++, as its authors' code",
+        "the program of Chattopadhay et al. 2018, arXiv:1710.11063",
+        cams.gradcampp_official,
+        cams.combine_gradcampp_official,
     ),
     Method(
         "gradients",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -20,13 +21,18 @@ class Signals:
     """What a CAM is computed from, for n images and k units of each."""
 
     activations: tf.Tensor  # A: (n, *positions, C) float32
-    gradients: tf.Tensor | None  # g = dy/dA: (n, k, *positions, C) float32; None for methods that do not need it
-    weights: tf.Tensor | None  # the classifier's kernel for each unit: (n, k, C) float32; None likewise
+    gradients: Any  # g = dy/dA: (n, k, *positions, C) float32; None for methods that do not need it
+    weights: Any  # the classifier's kernel for each unit: (n, k, C) float32; None likewise
 
     @property
     def positions(self) -> list[int]:
         """The axes of `gradients` that hold positions."""
         return list(range(2, len(self.activations.shape)))
+
+    @property
+    def image_positions(self) -> list[int]:
+        """The axes of `activations` that hold positions."""
+        return list(range(1, len(self.activations.shape) - 1))
 
 
 Combine = Callable[[Signals], tf.Tensor]  # -> raw maps (n, *positions, k)

@@ -89,6 +89,19 @@ def bench_program(rounds: int) -> None:
         )
 
 
+SHARING = ["gradcam", "gradcampp", "hirescam", "xgradcam", "layercam", "gradcam_guided"]
+
+
+def bench_many(rounds: int) -> None:
+    """Six methods that share one pass, for the three best classes, against the forward pass."""
+    for name in SPECS:
+        model = build(name)
+        explainer = ex.Explainer(model, SHARING, top_k=3, batch_size=BATCH, preprocess="tf", jit=False)
+        pixels = np.random.default_rng(SEED).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
+        forward, explained = interleave(rounds, forward_pass(model), lambda e=explainer, p=pixels: e(p))
+        report(f"program, {len(SHARING)} methods top-3, {name}", forward, explained, (BATCH, BATCH))
+
+
 def photographs(folder: Path) -> Path:
     """Two hundred JPEG files: the photographs beside the checkout, or the demo's if there are none."""
     if PHOTOGRAPHS.is_dir():
@@ -157,6 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "program" in arguments.what:
             bench_program(arguments.rounds)
+            bench_many(arguments.rounds)
         if "job" in arguments.what:
             bench_job(max(3, arguments.rounds // 2), Path(folder))
         if "memory" in arguments.what:

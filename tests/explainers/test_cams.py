@@ -6,7 +6,8 @@ import tensorflow as tf
 
 import explainers as ex
 from explainers.errors import InputError, MethodError
-from explainers.methods.cams import cam, gradcam
+from explainers.methods.cams import cam, combine_xgradcam, gradcam
+from explainers.methods.signals import Signals
 from tests import models, oracle
 
 seeds = pytest.mark.parametrize("seed", range(3))
@@ -28,6 +29,9 @@ CHAINS = {
     "conv_gap": (models.conv_gap, "block2_out"),
     "one unit": (lambda seed: models.conv_gap(seed, classes=1, activation="sigmoid"), "block2_out"),
 }
+FAMILY = {name: method.function for name, method in ex.METHODS.items() if method.reads_gradients}
+"""Every method that needs A and dy/dA and nothing else, from the registry: a new one is tested by being there."""
+
 WITH_CAM = ["gap_dense", "valid", "sequential", "rescaling", "mobilenet", "conv_gap", "one unit"]
 
 
@@ -60,8 +64,9 @@ def agrees_with_oracle(method, slow, name, seed):
 
 @seeds
 @pytest.mark.parametrize("name", CHAINS)
-def test_grad_cam_is_that_of_the_paper(name, seed):
-    agrees_with_oracle(gradcam, oracle.gradcam, name, seed)
+@pytest.mark.parametrize("method", FAMILY)
+def test_a_method_is_that_of_its_paper(method, name, seed):
+    agrees_with_oracle(FAMILY[method], getattr(oracle, method), name, seed)
 
 
 @seeds
@@ -93,11 +98,21 @@ def test_a_signal_that_was_clipped_before_it_was_averaged_has_the_maps_of_its_sc
 
 
 @pytest.mark.parametrize(
-    ("layer", "want"), [("relu", [0, 4, 28, 32.5]), ("conv", [11.25, 13.5, 20.25, 22.5])], ids=["relu", "convolution"]
+    ("method", "layer", "want"),
+    [
+        ("gradcam", "relu", [0, 4, 28, 32.5]),
+        ("gradcam", "conv", [11.25, 13.5, 20.25, 22.5]),
+        ("hirescam", "relu", [0, 4, 25, 25]),
+        ("xgradcam", "relu", [0, 4, 25, 25]),
+        ("layercam", "relu", [0, 4, 31, 40]),
+        ("gradcampp", "relu", [0, 16 / 77, 124 / 77 + 6 / 23, 160 / 77 + 15 / 23]),
+        ("gradcampp_official", "relu", [0, 4, 31 + 6, 40 + 15]),
+        ("gradcam_guided", "relu", [0, 3, 23.25, 30]),
+    ],
 )
-def test_grad_cam_of_the_toy_network(layer, want):
+def test_maps_of_the_toy_network(method, layer, want):
     x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
-    logits, maps = raw(gradcam, ex.expose(models.toy(), layer), x)
+    logits, maps = raw(FAMILY[method], ex.expose(models.toy(), layer), x)
     np.testing.assert_array_equal(logits, [[54]])
     np.testing.assert_allclose(maps.reshape(-1), want, rtol=1e-6)
 
@@ -140,7 +155,7 @@ def test_grad_cam_does_not_add_up_behind_flatten(seed):
     assert np.abs(difference).max() > 0.1 * np.abs(logits).max()
 
 
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 def test_a_constant_added_to_all_logits_changes_no_map(method):
     model, x = models.gap_dense(), models.images(2)
     logits, maps = raw(method, model, x)
@@ -160,12 +175,70 @@ def test_saturated_probabilities_have_the_maps_of_their_logits():
     close(raw(gradcam, model, x)[1], 1000 * maps)
 
 
+@seeds
+@pytest.mark.parametrize("build", [models.gap_dense, models.plain, models.nested])
+def test_hirescam_and_xgradcam_are_grad_cam_behind_a_global_average(build, seed):
+    model = build(seed=seed)
+    x = models.inputs_of(model, 3, seed)
+    _, maps = raw(gradcam, model, x)
+    for other in ("hirescam", "xgradcam"):
+        close(raw(FAMILY[other], model, x)[1], maps)
+
+
+@seeds
+def test_layercam_is_cam_with_positive_weights_over_z_behind_a_global_average(seed):
+    model = models.gap_dense(seed=seed)
+    exposed, x = ex.expose(model), models.images(3, seed)
+    A, kernel = np.asarray(exposed(x)[1], np.float64), model.get_layer("predictions").get_weights()[0]
+    close(raw(FAMILY["layercam"], exposed, x)[1], A @ np.maximum(kernel, 0) / A[0, ..., 0].size)
+
+
+@seeds
+def test_gradcampp_has_the_closed_form_behind_a_global_average(seed):
+    model = models.gap_dense(seed=seed)
+    exposed, x = ex.expose(model), models.images(3, seed)
+    A, kernel = np.asarray(exposed(x)[1], np.float64), model.get_layer("predictions").get_weights()[0]
+    means = A.mean(axis=(1, 2))
+    weights = np.maximum(kernel, 0) / (2 + means[..., np.newaxis] * kernel)
+    close(raw(FAMILY["gradcampp"], exposed, x)[1], np.einsum("nhwc,nck->nhwk", A, weights))
+
+
+@seeds
+@pytest.mark.parametrize("method", ["hirescam", "xgradcam"])
+def test_maps_and_the_bias_add_up_to_the_logit_behind_flatten_and_one_dense(method, seed):
+    model = models.flatten_dense(seed)
+    logits, maps = raw(FAMILY[method], model, models.images(3, seed))
+    bias = model.get_layer("predictions").get_weights()[1]
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)) + bias, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_gradcampp_is_finite_where_the_exponential_of_the_logit_is_not():
+    model = models.gap_dense()
+    kernel = model.get_layer("predictions").kernel
+    kernel.assign(1000 * kernel)
+    logits, maps = raw(FAMILY["gradcampp"], model, models.images(2))
+    assert np.abs(logits).max() > 100
+    assert np.isfinite(maps).all()
+    assert maps.max() > 0
+
+
+def test_a_channel_that_adds_up_to_zero_does_not_explode_xgradcam():
+    A = np.array([[[1.0, 2.0], [-1.0, 3.0]]], np.float32)[np.newaxis]  # the first channel cancels
+    g = np.array([[[1.0, 1.0], [5.0, 1.0]]], np.float32)[np.newaxis, np.newaxis]
+    maps = combine_xgradcam(Signals(tf.constant(A), tf.constant(g), None)).numpy()
+    np.testing.assert_allclose(maps.reshape(-1), [2, 3])
+
+
 # Units
 
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [(method, name) for method in (cam, gradcam) for name in ("gap_dense", "residual", "conv1d", "conv3d", "one_unit")]
+    [
+        (method, name)
+        for method in (cam, *FAMILY.values())
+        for name in ("gap_dense", "residual", "conv1d", "conv3d", "one_unit")
+    ]
     + [(cam, "mobilenet_one_unit"), (gradcam, "mobilenet_one_unit"), (gradcam, "vgg")],
 )
 def test_every_unit_at_once_is_each_unit_asked_alone(method, name):
@@ -180,7 +253,7 @@ def test_every_unit_at_once_is_each_unit_asked_alone(method, name):
     assert exposed.n_classes == 1 or np.abs(maps[..., 0] - maps[..., 1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 def test_each_image_gets_the_units_of_its_own_row(method):
     model, x = models.gap_dense(2), models.images(3)
     logits, maps = raw(method, model, x)
@@ -191,7 +264,7 @@ def test_each_image_gets_the_units_of_its_own_row(method):
         close(got_maps[i, ..., k], maps[i, ..., units[i, k]])
 
 
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 @pytest.mark.parametrize("indices", [None, "reversed"])
 def test_more_units_than_are_unrolled_give_the_same_maps(method, indices):
     model, x = models.gap_dense(2, classes=11), models.images(3)
@@ -216,7 +289,7 @@ def test_the_number_of_units_may_be_unknown_when_the_program_is_traced():
 
 
 @pytest.mark.parametrize("build", [models.conv_gap, models.mobilenet, models.gap_dense])
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 def test_a_head_with_one_unit_keeps_its_class_axis(build, method):
     model = build(classes=1, activation="sigmoid")
     logits, maps = raw(method, model, models.images(3))
@@ -292,7 +365,7 @@ def test_eager_graph_and_xla_agree(name, jit):
 
 @pytest.mark.parametrize("classes", [5, 10], ids=["unrolled", "loop"])
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 def test_every_unit_is_the_same_in_eager_graph_and_xla(method, jit, classes):
     exposed, x = ex.expose(models.gap_dense(classes=classes)), models.images(2)
     program = tf.function(lambda images: method(exposed, images), jit_compile=jit, autograph=False)
@@ -301,14 +374,15 @@ def test_every_unit_is_the_same_in_eager_graph_and_xla(method, jit, classes):
 
 
 @pytest.mark.parametrize("name", ["gap_dense", "vgg", "residual", "squeeze_excite", "global_max"])
-def test_the_map_of_an_image_does_not_depend_on_its_batch(name):
-    model = models.CASES[name].model(3)
+@pytest.mark.parametrize("method", FAMILY)
+def test_the_map_of_an_image_does_not_depend_on_its_batch(method, name):
+    model, method = models.CASES[name].model(3), FAMILY[method]
     exposed, x = ex.expose(model), 10 * models.images(4) ** 3
     order = [2, 0, 3, 1]
-    logits, maps = raw(gradcam, exposed, x)
-    shuffled_logits, shuffled_maps = raw(gradcam, exposed, x[order])
+    logits, maps = raw(method, exposed, x)
+    shuffled_logits, shuffled_maps = raw(method, exposed, x[order])
     for position, i in enumerate(order):
-        alone_logits, alone_maps = raw(gradcam, exposed, x[i : i + 1])
+        alone_logits, alone_maps = raw(method, exposed, x[i : i + 1])
         close(alone_logits[0], logits[i])
         close(alone_maps[0], maps[i])
         close(shuffled_logits[position], logits[i])
@@ -335,7 +409,7 @@ def test_a_model_with_two_inputs_is_explained_by_a_direct_call():
 # Numbers
 
 
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 def test_activations_of_zeros_give_maps_of_zeros(method):
     model = models.gap_dense()
     model.get_layer("block2_bn").gamma.assign(np.zeros(6))
@@ -346,7 +420,7 @@ def test_activations_of_zeros_give_maps_of_zeros(method):
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.06)])
-@pytest.mark.parametrize("method", [cam, gradcam])
+@pytest.mark.parametrize("method", [cam, *FAMILY.values()])
 def test_half_precision_gives_nearly_the_maps_of_single_precision(dtype, rtol, method):
     x = models.images(3)
     logits, maps = method(models.gap_dense(1, dtype=dtype), x)

@@ -1,6 +1,7 @@
 """The table of methods is complete, finds methods by name or function, and helps with a misspelt one."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def test_a_method_is_kept_under_its_own_name(method):
     assert registry.get_method(method.name) is method
     assert repr(method) == f"Method({method.name!r})"
     assert method.title
-    assert "arXiv:" in method.paper
+    assert "arXiv:" in method.paper or "doi:" in method.paper
     assert method.needs
     assert method.cost
 
@@ -39,7 +40,7 @@ def test_a_strangers_function_is_no_method():
 @every_method
 def test_every_function_has_the_same_form_and_cites_its_paper(method):
     assert list(inspect.signature(method.function).parameters)[:3] == ["model", "inputs", "indices"]
-    assert method.paper.split("arXiv:")[1] in inspect.getdoc(method.function)
+    assert re.search(r"(?:arXiv|doi):(\S+)", method.paper)[1] in inspect.getdoc(method.function)
 
 
 @every_method

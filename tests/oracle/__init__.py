@@ -12,7 +12,18 @@ from tests.oracle.layers import (
     backward,
     forward,
 )
-from tests.oracle.maps import cam, gradcam, numeric_gradient, saliency
+from tests.oracle.maps import (
+    cam,
+    gradcam,
+    gradcam_guided,
+    gradcampp,
+    gradcampp_official,
+    hirescam,
+    layercam,
+    numeric_gradient,
+    saliency,
+    xgradcam,
+)
 from tests.oracle.reading import read_chain
 
 __all__ = [
@@ -28,7 +39,13 @@ __all__ = [
     "cam",
     "forward",
     "gradcam",
+    "gradcam_guided",
+    "gradcampp",
+    "gradcampp_official",
+    "hirescam",
+    "layercam",
     "numeric_gradient",
     "read_chain",
     "saliency",
+    "xgradcam",
 ]
