@@ -158,13 +158,13 @@ class ShardJob:
         loaded, logits = item.loaded, item.batch.logits[item.row]
         try:
             _refuse_not_finite(logits, "the logits")
-            for method, maps in item.batch.maps.items():
-                _refuse_not_finite(maps[item.row], f"the map of {method}")
+            for method, values in item.batch.maps.items():
+                _refuse_not_finite(values[item.row], f"the map of {method}")
         except ImageError as error:
             return _failure(loaded.entry, error)
         columns = self._columns(loaded.entry, item.batch.targets[item.row])
         photograph = self._photograph(loaded)
-        records = [self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns]
+        maps = tuple(self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns)
         kept, classes = _keep_logits(logits, self.config.top_logits)
         return Record(
             loaded.entry.id,
@@ -174,7 +174,7 @@ class ShardJob:
             loaded.geometry,
             kept,
             classes,
-            tuple(records),
+            maps,
         )
 
     def remove_orphans(self, entries: list[Entry]) -> None:
