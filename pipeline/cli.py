@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s %(message)s"
     )
     quiet_libraries()
+    if not arguments.verbose:
+        # Beam logs the traceback of a worker's error; the error itself comes back to us, and is told in one line.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     if rest and not getattr(arguments, "takes_beam_options", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:

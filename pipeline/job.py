@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -133,7 +134,8 @@ def _size(plan: Plan, shard: int) -> int:
 
 def _broken_off(plan: Plan, error: Exception) -> str:
     done = len(committed_shards(plan.layout))
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    # Beam wraps a worker's error in one of its own, and adds the name of the stage.
+    reason = re.sub(r"^RuntimeError: | \[while running .*", "", f"{type(error).__name__}: {error}".splitlines()[0])
     return (
         f"the job broke off: {reason}. {done} of {plan.n_shards} shards are committed and kept; "
         "the same command goes on from there"

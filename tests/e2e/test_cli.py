@@ -335,6 +335,22 @@ def test_wrong_usage_is_one_clear_line_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_job_that_breaks_off_is_one_line_and_goes_on_afterwards(tmp_path, photographs, tiny_model_path) -> None:
+    command = ("run", "--images", photographs, "--model", tiny_model_path, "--preprocess", "tf", "--jit", "off",
+               "--output", tmp_path / "run", "--shard-size", 5)  # fmt: skip
+    assert beamcam(*command).returncode == 0
+    (tmp_path / "run/shards").rename(tmp_path / "aside")
+    (tmp_path / "run/shards").write_text("a file where a folder is needed")
+    broken = beamcam(*command)
+    assert broken.returncode == 1
+    assert re.fullmatch(
+        r"beamcam: the job broke off: \w+: \[Errno \d+\] .*\. 0 of 3 shards are committed and kept; .*\n", broken.stderr
+    ), broken.stderr
+    (tmp_path / "run/shards").unlink()
+    assert beamcam(*command).returncode == 0
+    assert beamcam("verify", tmp_path / "run").returncode == 0
+
+
 def test_picture_of_show_is_not_blank(tmp_path, photographs, tiny_model_path) -> None:
     target = tmp_path / "out" / "picture.png"
     beamcam("show", photographs / "01.png", "--model", tiny_model_path, "--preprocess", "tf", "--output", target)
