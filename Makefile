@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test lint format bench localisation lock clean
 
 help:
 	@echo "make demo    set up, and run the whole job on a data set of its own (two minutes after the downloads)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    style, types"
 	@echo "make format  rewrite the sources in the house style"
 	@echo "make bench   measure: programs against the bare forward pass, the job against both"
+	@echo "make localisation  pointing game and energy in box of every method on the demo (a quarter of an hour)"
 	@echo "make lock    pin the dependencies anew (needs uv)"
 	@echo "make clean   remove what make made"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter (3.10 to 3.13)"
@@ -34,6 +35,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench.py
+
+localisation: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/localisation.py
 
 lock:
 	infra/lock.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +16,22 @@ import tensorflow as tf
 
 from explainers.errors import InputError
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
-from explainers.methods.registry import get_method
-from explainers.methods.signals import UNROLLED_UNITS, Signals, differentiate_head, gather_weights
+from explainers.methods.noise import image_seeds
+from explainers.methods.registry import Method, get_method
+from explainers.methods.signals import Signals, differentiate_head, gather_weights, must_loop
+from explainers.metrics import confidence_change, deletion, insertion
 
 logger = logging.getLogger(__name__)
 
 PREDICTED = -1  # a target that means: the next of the model's best classes
 
 Preprocess = Callable[[tf.Tensor], tf.Tensor]
+
+FAITHFULNESS = ("deletion", "insertion", "drop", "increase")
+"""Metrics that are measured inside the program, since they ask the model."""
+
+# logits (n, L), targets (n, K), maps: method -> (n, h, w, K), metrics: method -> metric -> (n, K)
+Results = tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], dict[str, dict[str, tf.Tensor]]]
 
 PREPROCESSES: dict[str, Preprocess] = {
     "tf": lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="tf"),
@@ -42,6 +51,7 @@ class Explanation:
     logits: np.ndarray  # (n, L) float32, before any softmax or sigmoid
     targets: np.ndarray  # (n, K) int32, the classes explained
     maps: dict[str, np.ndarray]  # method -> (n, h, w, K) float32, raw and signed
+    metrics: dict[str, dict[str, np.ndarray]]  # method -> metric -> (n, K) float32
 
 
 class Explainer:
@@ -49,15 +59,17 @@ class Explainer:
 
     Preprocessing, the forward pass, the choice of targets and the maps are one program of one static shape; batches
     that are not full are padded. Methods that read only the activations and their gradient share one forward pass and
-    one gradient through the head. It may be called from several threads.
+    one gradient through the head; the others make passes of their own. Noise and masks follow from the content of an
+    image's pixels. It may be called from several threads.
 
     Args:
         exposed: the model, exposed or such that it can be exposed with nothing named.
-        methods: names in `METHODS`.
+        methods: names in `METHODS`, with options where wanted: `"scorecam(channels=32)"`.
         top_k: how many of the best classes to explain where no targets are given.
         batch_size: the static batch size.
         input_shape: (H, W, C), where the model leaves the size of its input open.
         preprocess: a name in `PREPROCESSES` or a function of a float32 tensor in [0, 255]; None for none.
+        metrics: names in `FAITHFULNESS` to measure every map by.
         jit: True compiles with XLA, False does not, "auto" times both once and keeps the faster.
 
     Raises:
@@ -74,10 +86,11 @@ class Explainer:
         input_shape: tuple[int, int, int] | None = None,
         preprocess: str | Preprocess | None = None,
         jit: bool | Literal["auto"] = "auto",
+        metrics: Sequence[str] = (),
     ):
         self.methods = {name: get_method(name) for name in methods}
         self.exposed = ensure_exposed(exposed, spatial=any(method.spatial for method in self.methods.values()))
-        self.top_k, self.batch_size = top_k, batch_size
+        self.top_k, self.batch_size, self.metrics = top_k, batch_size, tuple(metrics)
         self.input_shape = _input_shape(self.exposed, input_shape)
         self.preprocess = _as_preprocess(preprocess)
         self._check()
@@ -101,50 +114,80 @@ class Explainer:
         if padding:
             images = np.concatenate([images, np.zeros((padding, *self.input_shape), np.uint8)])
             targets = np.concatenate([targets, np.full((padding, self.top_k), PREDICTED, targets.dtype)])
-        logits, chosen, maps = self._program(tf.constant(images), tf.constant(targets, tf.int32))
-        return Explanation(
-            logits.numpy()[:n], chosen.numpy()[:n], {name: values.numpy()[:n] for name, values in maps.items()}
-        )
+        results = self._program(tf.constant(images), tf.constant(targets, tf.int32))
+        return Explanation(*keras.tree.map_structure(lambda values: values.numpy()[:n], results))
 
     def warm_up(self) -> None:
-        """Runs one empty batch, so that everything that happens once has happened."""
-        self(np.zeros((1, *self.input_shape), np.uint8))
+        """Runs one empty batch, so that everything that happens once has happened.
 
-    def compile(self, jit: bool) -> Callable[..., tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]]:
-        """The program, compiled for this batch size: (images, targets) -> (logits, targets, maps)."""
+        Methods with many passes are left out: a batch of theirs takes long, and their passes are the model's own.
+        """
+        few = self._few_passes()
+        program = self._program if few == self.methods else self.compile(self.jit, few)
+        images = tf.zeros((self.batch_size, *self.input_shape), tf.uint8)
+        program(images, tf.fill((self.batch_size, self.top_k), PREDICTED))
+
+    def compile(self, jit: bool, methods: dict[str, Method] | None = None) -> Callable[..., Results]:
+        """The program of all or of some methods, for this batch size: (images, targets) -> results."""
+        methods = self.methods if methods is None else methods
         signature = [
             tf.TensorSpec((self.batch_size, *self.input_shape), tf.uint8),
             tf.TensorSpec((self.batch_size, self.top_k), tf.int32),
         ]
         # The concrete function, traced here and now: threads that call it later can never trace it a second time.
-        return tf.function(self._explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
+        explain = functools.partial(self._explain, methods)
+        return tf.function(explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
 
-    def _explain(self, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    def _few_passes(self) -> dict[str, Method]:
+        return {name: method for name, method in self.methods.items() if not method.expanding}
+
+    def _explain(self, methods: dict[str, Method], images: tf.Tensor, targets: tf.Tensor) -> Results:
         inputs = self.preprocess(tf.cast(images, tf.float32))
         # With many targets their gradients would not fit in memory together; the methods then loop over targets.
-        few = self.top_k <= UNROLLED_UNITS
-        sharing = {name: m.combine for name, m in self.methods.items() if m.combine and (few or not m.reads_gradients)}
+        loop = must_loop(self.exposed, self.top_k)
+        sharing = {name: m.combine for name, m in methods.items() if m.combine and not (loop and m.reads_gradients)}
         signals = keras.tree.flatten(self.exposed.split(as_inputs(self.exposed, inputs)))
         logits, gradients = differentiate_head(
             self.exposed,
             signals,
             lambda y: _choose(y, targets),
-            needed=any(self.methods[name].reads_gradients for name in sharing),
+            needed=any(methods[name].reads_gradients for name in sharing),
         )
         chosen = _choose(logits, targets)
         weights = None
-        if any(self.methods[name].reads_weights for name in sharing):
+        if any(methods[name].reads_weights for name in sharing):
             weights = gather_weights(self.exposed, chosen)
-        shared = Signals(tf.cast(signals[0], tf.float32), gradients, weights)
+        shared = Signals(tf.cast(signals[0], tf.float32), chosen, gradients, weights)
+        # Seeds of the pixels and not of the preprocessed inputs, which differ in their last bit from device to device.
+        seeds = image_seeds(images)
         maps = {
-            name: sharing[name](shared) if name in sharing else method.function(self.exposed, inputs, chosen)[1]
-            for name, method in self.methods.items()
+            name: sharing[name](shared) if name in sharing else self._own_passes(method, inputs, chosen, seeds)
+            for name, method in methods.items()
         }
-        return logits, chosen, maps
+        measured = {name: self._measure(inputs, chosen, values) for name, values in maps.items()}
+        return logits, chosen, maps, measured
+
+    def _measure(self, inputs: tf.Tensor, chosen: tf.Tensor, maps: tf.Tensor) -> dict[str, tf.Tensor]:
+        measured = {}
+        if "deletion" in self.metrics:
+            measured["deletion"] = deletion(self.exposed, inputs, chosen, maps)
+        if "insertion" in self.metrics:
+            measured["insertion"] = insertion(self.exposed, inputs, chosen, maps)
+        if "drop" in self.metrics or "increase" in self.metrics:
+            change = confidence_change(self.exposed, inputs, chosen, maps)
+            measured |= {name: getattr(change, name) for name in ("drop", "increase") if name in self.metrics}
+        return measured
+
+    def _own_passes(self, method: Method, inputs: tf.Tensor, chosen: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        options = {"seeds": seeds} if method.seeded else {}
+        return method.function(self.exposed, inputs, chosen, **options)[1]
 
     def _check(self) -> None:
         if not self.methods:
             raise InputError("an Explainer needs at least one method")
+        unknown = [name for name in self.metrics if name not in FAITHFULNESS]
+        if unknown:
+            raise InputError(f"metrics are of {', '.join(FAITHFULNESS)}, not {unknown[0]!r}")
         if self.batch_size < 1:
             raise InputError(f"batch_size is at least 1, not {self.batch_size}")
         if not 1 <= self.top_k <= self.exposed.n_classes:
@@ -208,7 +251,8 @@ def _faster_with_xla(explainer: Explainer) -> bool:
     images = tf.zeros((explainer.batch_size, *explainer.input_shape), tf.uint8)
     targets = tf.fill((explainer.batch_size, explainer.top_k), PREDICTED)
     try:
-        plain, compiled = (_seconds_a_batch(explainer.compile(jit), images, targets) for jit in (False, True))
+        few = explainer._few_passes()
+        plain, compiled = (_seconds_a_batch(explainer.compile(jit, few), images, targets) for jit in (False, True))
     except (tf.errors.OpError, NotImplementedError) as error:
         logger.info("XLA cannot compile this program, so it runs without: %s", error)
         return False

@@ -109,8 +109,8 @@ def find_step(graph: Graph, name: str, node: int | str | None) -> Step:
 
 
 def _unknown_layer(graph: Graph, name: str) -> str:
-    rank = max(len(slot.shape) for slot in graph.inputs)
-    spatial = [step for step in graph.steps if heads.is_spatial(step.outputs[0], rank)]
+    rank = heads.position_rank(graph)
+    spatial = [step for step in graph.steps if any(heads.is_spatial(step.outputs[0], r) for r in (3, rank))]
     names = [step.name for step in graph.steps] + list(graph.submodels)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

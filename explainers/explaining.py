@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from explainers.errors import InputError
+from explainers.filters import resize_maps
 from explainers.inspection import Exposed, ensure_exposed
 from explainers.methods.registry import Method, get_method, method_of
 
@@ -28,11 +29,12 @@ def explain(
     resizing: Resizing = True,
     verbose: int | str = "auto",
     **params: Any,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """Explains every image of `x`, in compiled batches of one size.
 
     Args:
-        method: a name in `METHODS`, or a function `(model, inputs, indices, **params) -> (logits, maps)`.
+        method: a name in `METHODS`, with options or without (`"scorecam(channels=32)"`), or a function
+            `(model, inputs, indices, **params) -> (logits, maps)`.
         model: exposed, or any classifier that `expose` cuts with nothing named.
         x: images as the model reads them: an array or tensor (N, *shape), or a `tf.data.Dataset` of images, or of
             (images, units) if `y` is None; batched or not.
@@ -46,10 +48,11 @@ def explain(
         **params: passed on to the method.
 
     Returns:
-        `logits` (N, K) and `maps` (N, h, w, K), float32.
+        `logits` (N, K) and `maps` (N, h, w, K), float32; and what else the method returns, such as the gaps of
+        `integrated_gradients(return_gap=True)`.
 
     Raises:
-        InputError: images or units do not fit the model.
+        InputError: images or units do not fit the model, or an image holds NaN or infinity.
         MethodError: the method is unknown or does not fit the model.
     """
     known = get_method(method) if isinstance(method, str) else method_of(method)
@@ -65,23 +68,21 @@ def explain(
     run = _compiled_call(exposed, function, postprocessing, resizing, params)
     batches, n_batches = _batches(exposed, x, y, batch_size)
     progress = _progress(n_batches, verbose)
-    logits, maps = [], []
+    results = []
     for images, units, n in batches:
-        batch_logits, batch_maps = run.get_concrete_function(images, units)(images, units)
-        logits.append(batch_logits.numpy()[:n])
-        maps.append(batch_maps.numpy()[:n])
-        progress(len(maps))
-    if not maps:
+        results.append([values.numpy()[:n] for values in run.get_concrete_function(images, units)(images, units)])
+        progress(len(results))
+    if not results:
         raise InputError("there are no images to explain: x is empty")
-    progress(len(maps), finalize=True)
-    return np.concatenate(logits), np.concatenate(maps)
+    progress(len(results), finalize=True)
+    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
 
-def shortcut(method: Method) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def shortcut(method: Method) -> Callable[..., tuple[np.ndarray, ...]]:
     """`explain` for one method, with the method's own post-processing: what `ex.gradcam` is."""
 
     @functools.wraps(explain)
-    def explain_with_method(*args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+    def explain_with_method(*args: Any, **kwargs: Any) -> tuple[np.ndarray, ...]:
         return explain(method.name, *args, **kwargs)
 
     explain_with_method.__name__ = explain_with_method.__qualname__ = method.name
@@ -91,26 +92,6 @@ def shortcut(method: Method) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         "them raw. See `explain` for the arguments."
     )
     return explain_with_method
-
-
-def resize_maps(maps: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
-    """Bilinear (half-pixel centres) resizing of maps with one, two or three axes of positions.
-
-    Args:
-        maps: (N, *positions, K) float.
-        size: the new positions.
-    """
-    positions = len(maps.shape) - 2
-    if len(size) != positions:
-        raise InputError(f"maps with {positions} axes of positions cannot be resized to {tuple(size)}")
-    if positions == 1:
-        return tf.image.resize(maps[:, :, tf.newaxis], (size[0], 1))[:, :, 0]
-    if positions == 2:
-        return tf.image.resize(maps, size)
-    n, depth, height, width, k = (maps.shape[i] or tf.shape(maps)[i] for i in range(5))
-    planes = tf.image.resize(tf.reshape(maps, [n * depth, height, width, k]), size[1:])
-    stacks = tf.reshape(planes, [n, depth, size[1] * size[2], k])
-    return tf.reshape(tf.image.resize(stacks, (size[0], size[1] * size[2])), [n, *size, k])
 
 
 def _compiled_call(
@@ -124,14 +105,14 @@ def _compiled_call(
     key = (method, postprocessing, resizing, tuple((name, _as_key(value)) for name, value in sorted(params.items())))
     if key not in exposed.compiled_calls:
 
-        def explain_batch(images: tf.Tensor, units: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-            logits, maps = method(exposed, images, units, **params)
+        def explain_batch(images: tf.Tensor, units: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+            logits, maps, *more = method(exposed, images, units, **params)
             if postprocessing is not None:
                 maps = postprocessing(maps)
             if resizing is not None and resizing is not False:
                 own = tuple(images.shape[1:-1] or images.shape[1:])
                 maps = resize_maps(maps, own if resizing is True else resizing)
-            return logits, maps
+            return logits, maps, *more
 
         exposed.compiled_calls[key] = tf.function(explain_batch, autograph=False)
     return exposed.compiled_calls[key]
@@ -197,6 +178,8 @@ def _check(exposed: Exposed, images: tf.Tensor, units: np.ndarray | None) -> Non
     )
     if not fits:
         raise InputError(f"the model reads images of shape {('N', *expected[1:])}, and x has {tuple(images.shape)}")
+    if images.dtype.is_floating:
+        _refuse_not_finite(images)
     if units is None:
         return
     if units.ndim != 2 or len(units) != len(images) or units.shape[1] == 0:
@@ -209,6 +192,17 @@ def _check(exposed: Exposed, images: tf.Tensor, units: np.ndarray | None) -> Non
     if units.size and not 0 <= units.min() <= units.max() < exposed.n_classes:
         wrong = units[(units < 0) | (units >= exposed.n_classes)][0]
         raise InputError(f"the model has the units 0 to {exposed.n_classes - 1}, and y asks for {wrong}")
+
+
+def _refuse_not_finite(images: tf.Tensor) -> None:
+    # Batch by batch it would be too late: the first images would be explained before the last one is refused.
+    finite = tf.reduce_all(tf.math.is_finite(images), axis=list(range(1, len(images.shape)))).numpy()
+    if not finite.all():
+        wrong = np.flatnonzero(~finite)
+        raise InputError(
+            f"images hold finite numbers, and x has NaN or infinity in image {wrong[0]}: leave it out, "
+            f"or mend it ({len(wrong)} of {len(finite)} images)"
+        )
 
 
 def _pad(images: tf.Tensor, units: Any, size: int) -> tuple[tf.Tensor, tf.Tensor | None, int]:

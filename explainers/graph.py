@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ class Step:
         """The path, joined by dots."""
         return ".".join(self.path)
 
-    @property
+    @functools.cached_property
     def inputs(self) -> tuple[Slot, ...]:
         """The tensors that the step reads."""
         leaves = keras.tree.flatten((self.args, self.kwargs))
@@ -56,13 +57,22 @@ class Graph:
 
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
-    output_names: tuple[str, ...]
+    output_names: tuple[str, ...]  # keys where the model returns a dict, else the layers'
     steps: tuple[Step, ...]
     submodels: dict[str, tuple[Slot, Slot]] = field(default_factory=dict)  # dotted path -> first input, first output
 
     def producer(self, slot: Slot) -> Step | None:
         """The step that computes `slot`; None for an input of the model."""
-        return next((step for step in self.steps if slot in step.outputs), None)
+        return self._producers.get(slot.index)
+
+    @functools.cached_property
+    def _producers(self) -> dict[int, Step]:
+        return {slot.index: step for step in self.steps for slot in step.outputs}
+
+    def next_index(self) -> int:
+        """An index that no slot has."""
+        slots = (slot for step in self.steps for slot in (*step.inputs, *step.outputs))
+        return 1 + max(slot.index for slot in (*self.inputs, *slots))
 
     def replace_step(self, step: Step, operation: Callable[..., Any]) -> Graph:
         """The same graph with another operation at one step."""
@@ -94,6 +104,21 @@ class Graph:
         """The steps on the ways from `source` to `target`, in order; empty if there is none."""
         dependent = {id(step) for step in self.descendants(source)}
         return tuple(step for step in self.ancestors([target], stop=[source]) if id(step) in dependent)
+
+    def bottlenecks(self, target: Slot, sources: Iterable[Slot]) -> tuple[Slot, ...]:
+        """The signals on the way to `target` that everything from `sources` passes through, the last one first."""
+        sources = tuple(sources)
+        informed = {slot.index for slot in sources}
+        informed |= {slot.index for source in sources for step in self.descendants(source) for slot in step.outputs}
+        wanted, found = {target.index: target}, list[Slot]()
+        # Steps are in order of execution: where a single signal is wanted, there is no way around it.
+        for step in reversed(self.ancestors([target])):
+            for slot in step.outputs:
+                wanted.pop(slot.index, None)
+            wanted.update({slot.index: slot for slot in step.inputs if slot.index in informed})
+            if len(wanted) == 1 and step.outputs[0].index in informed:
+                found.extend(wanted.values())
+        return tuple(found)
 
 
 class Cast:
@@ -133,8 +158,8 @@ def flatten_model(model: keras.Model) -> Graph:
     tracer = _Tracer()
     inputs = tuple(tracer.new_slot(tensor) for tensor in functional.inputs)
     outputs = tracer.trace(functional, inputs, ())
-    names = tuple(tensor._keras_history.operation.name for tensor in functional.outputs)
-    return Graph(inputs, outputs, names, tuple(tracer.steps), tracer.submodels)
+    graph = Graph(inputs, outputs, (), tuple(tracer.steps), tracer.submodels)
+    return replace(graph, output_names=_output_names(functional, graph))
 
 
 def as_functional(operation: Any) -> keras.Model | None:
@@ -144,6 +169,14 @@ def as_functional(operation: Any) -> keras.Model | None:
     if isinstance(operation, keras.Sequential):
         return operation._functional
     return operation if hasattr(operation, "_nodes_by_depth") else None
+
+
+def _output_names(functional: keras.Model, graph: Graph) -> tuple[str, ...]:
+    structure = functional._outputs_struct
+    keys = {id(tensor): key for key, tensor in structure.items()} if isinstance(structure, dict) else {}
+    steps = [graph.producer(slot) for slot in graph.outputs]
+    names = [tensor.name if step is None else step.name for tensor, step in zip(functional.outputs, steps, strict=True)]
+    return tuple(keys.get(id(tensor), name) for tensor, name in zip(functional.outputs, names, strict=True))
 
 
 def in_order(model: keras.Model, inputs: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -28,6 +29,7 @@ _SAME_AT_INFERENCE = {
     "Cast",
 }
 _AVERAGE_POOLS = {"GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"}
+_LOCAL_AVERAGE_POOLS = {"AveragePooling1D", "AveragePooling2D", "AveragePooling3D"}
 _CONVOLUTIONS = {"Conv1D", "Conv2D", "Conv3D"}
 
 
@@ -42,25 +44,38 @@ class Identity:
         return signal
 
 
+class Flatten:
+    """Stands behind a classifier that keeps axes of length one, (N, 1, 1, L), and takes them away."""
+
+    def __call__(self, signal: tf.Tensor) -> tf.Tensor:
+        """`signal` as (N, L)."""
+        return tf.reshape(signal, [-1, signal.shape[-1]])
+
+
 class WithoutActivation:
     """A layer with its fused activation left out; it computes with the variables of the user's own layer."""
 
     def __init__(self, layer: keras.layers.Layer):
         self.layer = layer
-        # Keras' own class: one derived from it may have another constructor.
-        kind: Any = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
-        self._twin = kind.from_config({**layer.get_config(), "activation": "linear"})
-        self._twin.build_from_config(layer.get_build_config())
+        # A second view of the very same layer, so that no weight is copied and none goes stale. Built by hand: for a
+        # Keras layer copy.copy() goes through its configuration, to new variables.
+        self._twin = object.__new__(type(layer))
+        vars(self._twin).update(vars(layer))
+        vars(self._twin)["activation"] = keras.activations.linear
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """What the layer computes before its activation."""
-        # By place and not by list: a frozen layer lists its kernel among the variables that are not trained.
-        pairs = zip(self._twin.variables, self.layer.variables, strict=True)
-        values = {id(twin): variable.value for twin, variable in pairs}
-        trainable = [values[id(variable)] for variable in self._twin.trainable_variables]
-        constant = [values[id(variable)] for variable in self._twin.non_trainable_variables]
-        outputs, _ = self._twin.stateless_call(trainable, constant, *args, **kwargs)
-        return outputs
+        return self._twin(*args, **kwargs)
+
+
+def flatten_logits(graph: Graph, logits: Slot) -> tuple[Graph, Slot]:
+    """Takes axes of length one off the logits, (N, 1, 1, L) to (N, L); others are left as they are."""
+    step = graph.producer(logits)
+    if step is None or len(logits.shape) < 3 or logits.shape[-1] is None or set(logits.shape[1:-1]) != {1}:
+        return graph, logits
+    flat = replace(logits, index=graph.next_index(), shape=(logits.shape[0], logits.shape[-1]))
+    path = (*step.path[:-1], f"{step.path[-1]}:row")
+    return replace(graph, steps=(*graph.steps, Step(Flatten(), path, (logits,), {}, (flat,)))), flat
 
 
 def undo_activation(graph: Graph, logits: Slot) -> tuple[Graph, str | None]:
@@ -105,12 +120,57 @@ def same_at_inference(step: Step) -> bool:
 
 def has_kernel(step: Step) -> bool:
     """Whether a step multiplies by a learned kernel: a dense layer or a convolution."""
-    return getattr(_layer_of(step), "kernel", None) is not None
+    return has_kernel_layer(_layer_of(step))
+
+
+def has_kernel_layer(layer: Any) -> bool:
+    """As `has_kernel`, of the layer itself."""
+    return any(getattr(layer, name, None) is not None for name in ("kernel", "pointwise_kernel"))
+
+
+def n_kernels(step: Step) -> int:
+    """How many matrices and filters a step has learned, those inside a layer with a `call` of its own included."""
+    layer = _layer_of(step)
+    if type(layer).__name__ == "PReLU":  # its slopes have positions, but it mixes nothing
+        return 0
+    return sum(len(variable.shape) >= 2 for variable in getattr(layer, "weights", ()))
+
+
+def is_rectifier(step: Step) -> bool:
+    """Whether a step ends in a ReLU, clipped from above or not; a leaky one lets negative signals pass and is none."""
+    if type(step.operation).__name__ in {"ReLU", "Relu", "Relu6"}:
+        return not getattr(step.operation, "negative_slope", 0) and not getattr(step.operation, "threshold", 0)
+    return activation_of(step) in {"relu", "relu6"}
+
+
+def is_linear(steps: Sequence[Step]) -> bool:
+    """Whether a head that has a class kernel is linear from end to end: no ReLU between classifier and average."""
+    return not any(activation_of(step) == "relu" for step in steps)
 
 
 def is_spatial(slot: Slot, rank: int) -> bool:
     """Whether a tensor has the input's rank and at least one spatial axis longer than one (or of open length)."""
     return len(slot.shape) == rank >= 3 and any(size != 1 for size in slot.shape[1:-1])
+
+
+def image_inputs(graph: Graph) -> tuple[Slot, ...]:
+    """The inputs of the highest rank: images, where others are rows of features."""
+    rank = max(len(slot.shape) for slot in graph.inputs)
+    return tuple(slot for slot in graph.inputs if len(slot.shape) == rank)
+
+
+def learned(graph: Graph) -> set[int]:
+    """The indices of signals that some kernel lies ahead of; the others are the image still, rescaled perhaps."""
+    found: set[int] = set()
+    for step in graph.steps:
+        if n_kernels(step) or any(slot.index in found for slot in step.inputs):
+            found |= {slot.index for slot in step.outputs}
+    return found
+
+
+def position_rank(graph: Graph) -> int:
+    """The rank of signals that hold positions: that of the images."""
+    return len(image_inputs(graph)[0].shape)
 
 
 def class_kernel(steps: Sequence[Step], signal: Slot) -> tuple[Callable[[], tf.Tensor] | None, str]:
@@ -123,7 +183,8 @@ def class_kernel(steps: Sequence[Step], signal: Slot) -> tuple[Callable[[], tf.T
     pools, kernels = 0, []
     for step in steps:
         if len(step.inputs) != 1:
-            return None, f"joins several signals at {step.name!r}"
+            tokens = type(step.operation).__name__ == "MergeTokens"
+            return None, "reads tokens beside the grid" if tokens else f"joins several signals at {step.name!r}"
         if _averages(step):
             pools += 1
         elif _is_linear_classifier(step, signal):
@@ -164,7 +225,9 @@ def _averages(step: Step) -> bool:
         axis = getattr(step.operation, "axis", None)
         axes = axis if isinstance(axis, (tuple, list)) else [] if axis is None else [axis]
         return sorted(a % len(signal.shape) for a in axes) == list(range(1, len(signal.shape) - 1))
-    return kind in _AVERAGE_POOLS
+    pool, left = getattr(step.operation, "pool_size", None), set(step.outputs[0].shape[1:-1])
+    whole = kind in _LOCAL_AVERAGE_POOLS and signal.shape[1:-1] == pool and left == {1}
+    return kind in _AVERAGE_POOLS or whole
 
 
 def _is_linear_classifier(step: Step, signal: Slot) -> bool:
@@ -180,6 +243,9 @@ def _is_linear_classifier(step: Step, signal: Slot) -> bool:
 def _may_stand_in_a_cam_head(step: Step, pools: int, kernels: int) -> bool:
     if same_at_inference(step) or isinstance(step.operation, Identity):
         return True
+    # Tokens in a row are still one a position: an average over them is one over the grid.
+    if type(step.operation).__name__ == "MergeTokens":
+        return pools == 0
     # Flattening positions before they were averaged mixes them with channels.
     if _only_reshapes(step):
         return pools > 0

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from explainers import heads
+from explainers import heads, tokens
 from explainers.endpoints import Endpoint, find_step, layer_called, resolve, submodel_path
 from explainers.errors import LayerError, ModelError
 from explainers.graph import Graph, Slot, Step, flatten_model, in_order, run_steps
+from explainers.tokens import Reshape
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Exposed(keras.Model):
         probability: "softmax", "sigmoid" or None: the activation that was taken off behind the logits.
         class_kernel: reads CAM's weights as a (C, L) float32 tensor; None where the head has none.
         why_no_cam: the reason, where `class_kernel` is None.
+        linear_head: whether the logits are a linear function of the activations' averages: then dy/dA is
+            `class_kernel` over the number of positions, everywhere.
         source: the user's model.
     """
 
@@ -67,6 +70,7 @@ class Exposed(keras.Model):
         self.split = Segment(graph.ancestors(passing), graph.inputs, passing, "split")
         self.head = Segment(cut.head_steps, passing, (cut.logits,), "head")
         self.class_kernel, self.why_no_cam = heads.class_kernel(cut.head_steps, cut.activations)
+        self.linear_head = self.class_kernel is not None and heads.is_linear(cut.head_steps)
         self.graph = graph
         self.source = source
         self.compiled_calls: dict[Any, Callable[..., Any]] = {}  # what `explain` compiled for this model
@@ -85,6 +89,11 @@ class Exposed(keras.Model):
     def activation_shape(self) -> tuple[int | None, ...]:
         """The shape of the activations, batch first; None where the input's size leaves it open."""
         return self.head.input_slots[0].shape
+
+    def probabilities(self, logits: tf.Tensor) -> tf.Tensor:
+        """Sigmoid where the model ends in one or has a single unit, else softmax: (..., L), float32."""
+        logits = tf.cast(logits, tf.float32)
+        return tf.sigmoid(logits) if self.probability == "sigmoid" or self.n_classes == 1 else tf.nn.softmax(logits)
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002
         """Nothing to build: every layer has its weights already."""
@@ -107,7 +116,12 @@ class Cut(NamedTuple):
     logits_layer: str
 
 
-def expose(model: keras.Model, arguments: Endpoint | None = None, outputs: Endpoint | None = None) -> Exposed:
+def expose(
+    model: keras.Model,
+    arguments: Endpoint | None = None,
+    outputs: Endpoint | None = None,
+    reshape: Reshape | None = None,
+) -> Exposed:
     """Cuts a classifier at its last spatial signal, and takes the softmax or sigmoid off its logits.
 
     The model is not changed, and the exposed one shares its weights: train on, and the exposed model follows.
@@ -118,36 +132,51 @@ def expose(model: keras.Model, arguments: Endpoint | None = None, outputs: Endpo
             (`"resnet50.conv5_block3_out"`), an index, a layer, or a dict `{"name": ..., "link": "input" | "output"}`.
             By default the signal that the classifier reads: the last one before global pooling or flattening, or
             before the convolution that makes the class score maps. The choice is logged.
-        outputs: the logits, named likewise. By default the model's only output.
+        outputs: the logits, named likewise, or by their key where the model returns a dict. By default the model's
+            only output.
+        reshape: for transformers. "tokens" takes a signal (N, tokens, C) as a grid (N, h, w, C), whose class and
+            register tokens lie ahead of the patches; a pair (h, w) is the grid itself, where it cannot be told from
+            the model. The tokens ahead of the grid reach the head unchanged. With no signal named, the last tokens
+            that all evidence of the patches passes through: for a class token those that the last attention reads.
 
     Returns:
         A `keras.Model`, inputs -> `[logits, activations]`, with `.stem`, `.head`, `.activation_layer` and
         `.logits_layer`.
 
     Raises:
-        ModelError: the model is subclassed, has no spatial signal, has several outputs of which none was named, or
-            its output is not (N, L).
-        LayerError: a named layer is not there; the message lists the nearest and the candidates.
+        ModelError: the model is subclassed, has no spatial signal or only one in each of several branches, holds its
+            positions in tokens, has several outputs of which none was named, or its output is not (N, L).
+        LayerError: a named layer is not there; the message lists the nearest and the candidates. Or its tokens make
+            no such grid.
+        InputError: `reshape` is neither "tokens" nor a pair.
     """
     if isinstance(model, Exposed):
-        if arguments is None and outputs is None:
+        if arguments is None and outputs is None and reshape is None:
             return model
         model = model.source
     graph = flatten_model(model)
     _refuse_channels_first(graph)
-    logits = _find_logits(graph, model, outputs)
+    graph, logits = _find_logits(graph, model, outputs)
     graph, probability = heads.undo_activation(graph, logits)
-    activations = _choose_signal(graph, logits) if arguments is None else resolve(graph, model, arguments)
+    activations = None if arguments is None else resolve(graph, model, arguments)
+    if reshape is not None:
+        graph, activations = tokens.as_grid(graph, *tokens.find_grid(graph, logits, reshape, activations))
+    elif activations is None:
+        activations = _choose_signal(graph, logits)
     cut = _cut(graph, activations, logits)
     if arguments is None:
-        logger.info(
-            "%s: explaining the signal %r %s, logits of %r",
-            model.name,
-            cut.activation_layer,
-            activations.shape[1:],
-            cut.logits_layer,
-        )
+        _log_choice(model, cut)
     return Exposed(model, graph, cut, probability)
+
+
+def _log_choice(model: keras.Model, cut: Cut) -> None:
+    logger.info(
+        "%s: explaining the signal %r %s, logits of %r",
+        model.name,
+        cut.activation_layer,
+        cut.activations.shape[1:],
+        cut.logits_layer,
+    )
 
 
 def ensure_exposed(model: keras.Model, *, spatial: bool = True) -> Exposed:
@@ -205,8 +234,10 @@ def _refuse_channels_first(graph: Graph) -> None:
             )
 
 
-def _find_logits(graph: Graph, model: keras.Model, outputs: Endpoint | None) -> Slot:
-    if outputs is not None:
+def _find_logits(graph: Graph, model: keras.Model, outputs: Endpoint | None) -> tuple[Graph, Slot]:
+    if isinstance(outputs, str) and outputs in graph.output_names:
+        logits = graph.outputs[graph.output_names.index(outputs)]
+    elif outputs is not None:
         logits = resolve(graph, model, outputs)
     elif len(graph.outputs) == 1:
         logits = graph.outputs[0]
@@ -215,54 +246,33 @@ def _find_logits(graph: Graph, model: keras.Model, outputs: Endpoint | None) -> 
             f"the model has {len(graph.outputs)} outputs ({', '.join(graph.output_names)}): name the one to explain, "
             f"as in expose(model, outputs={graph.output_names[0]!r})"
         )
+    graph, logits = heads.flatten_logits(graph, logits)
     if len(logits.shape) != 2:
         raise ModelError(
             f"a classifier's output has the shape (N, classes), and this one has {logits.shape}: "
             "end the model in global pooling or Flatten, or name its logits with outputs="
         )
-    return logits
+    return graph, logits
 
 
 def _choose_signal(graph: Graph, logits: Slot) -> Slot:
-    """The last spatial signal on the way to the logits, taken before the convolution that is the classifier."""
-    rank = max(len(slot.shape) for slot in graph.inputs)
-    signal = _last_spatial(graph, logits, rank)
-    if signal is None:
-        raise ModelError(_no_spatial_signal(graph, rank))
-    signal = _before_idle_steps(graph, _on_every_way(graph, signal, logits, rank))
-    if not any(heads.has_kernel(step) for step in graph.between(signal, logits)):
-        signal = _before_classifier(graph, signal, rank)
+    """The last spatial signal that all evidence passes through, taken before the convolution that is the classifier."""
+    rank, learned = heads.position_rank(graph), heads.learned(graph)
+    ways = graph.bottlenecks(logits, heads.image_inputs(graph))
+    signal = next((slot for slot in ways if slot.index in learned and _holds_positions(graph, slot, rank)), None)
+    hint = tokens.why_reshape(graph, logits, signal) if rank == 4 else None
+    if signal is None or hint is not None:
+        raise ModelError(hint or _no_signal(graph, logits, rank))
+    signal = _before_idle_steps(graph, signal)
+    if not any(heads.n_kernels(step) for step in graph.between(signal, logits)):
+        signal = _before_classifier(graph, signal, rank, learned)
     return signal
 
 
-def _last_spatial(graph: Graph, logits: Slot, rank: int) -> Slot | None:
-    frontier, reached = [logits], []
-    seen = set()
-    while frontier:
-        slot = frontier.pop()
-        if slot.index in seen:
-            continue
-        seen.add(slot.index)
-        step = graph.producer(slot)
-        if heads.is_spatial(slot, rank) and not _moves_positions(step, rank):
-            if step is not None:  # the image itself is an input, not a signal of the model
-                reached.append(slot)
-        elif step is not None:
-            frontier.extend(step.inputs)
-    return max(reached, key=lambda slot: graph.steps.index(graph.producer(slot)), default=None)
-
-
-def _on_every_way(graph: Graph, signal: Slot, logits: Slot, rank: int) -> Slot:
-    """The last spatial signal that all evidence passes through, so not one branch of several, if there is one."""
-    ways = graph.ancestors([signal])
-    for step in reversed(ways):
-        candidate = step.outputs[0]
-        if heads.is_spatial(candidate, rank) and not _moves_positions(step, rank) and not _pads(step):
-            head_steps = graph.between(candidate, logits)
-            inside = {slot.index for other in head_steps for slot in other.outputs} | {candidate.index}
-            if all(slot.index in inside for other in head_steps for slot in other.inputs):
-                return candidate
-    return signal
+def _holds_positions(graph: Graph, slot: Slot, rank: int) -> bool:
+    """Whether a signal is one of the model's own, over the image's positions, and not just padded or turned."""
+    step = graph.producer(slot)
+    return step is not None and heads.is_spatial(slot, rank) and not _moves_positions(step, rank) and not _pads(step)
 
 
 def _pads(step: Step) -> bool:
@@ -270,10 +280,11 @@ def _pads(step: Step) -> bool:
     return type(step.operation).__name__.startswith(("ZeroPadding", "Cropping"))
 
 
-def _moves_positions(step: Step | None, rank: int) -> bool:
+def _moves_positions(step: Step, rank: int) -> bool:
     """Whether a step takes a spatial signal to one whose axes mean something else."""
-    moves = step is not None and type(step.operation).__name__ in {"Permute", "Transpose", "Reshape"}
-    return moves and heads.is_spatial(step.inputs[0], rank)  # type: ignore[union-attr]
+    return type(step.operation).__name__ in {"Permute", "Transpose", "Reshape"} and heads.is_spatial(
+        step.inputs[0], rank
+    )
 
 
 def _before_idle_steps(graph: Graph, signal: Slot) -> Slot:
@@ -284,27 +295,41 @@ def _before_idle_steps(graph: Graph, signal: Slot) -> Slot:
     return signal
 
 
-def _before_classifier(graph: Graph, signal: Slot, rank: int) -> Slot:
+def _before_classifier(graph: Graph, signal: Slot, rank: int, learned: set[int]) -> Slot:
     """The input of the convolution that makes the class score maps, which nothing but elementwise steps may follow."""
     step = graph.producer(signal)
-    while step is not None and not heads.has_kernel(step):
+    while step is not None and not heads.n_kernels(step):
         if len(step.inputs) != 1 or step.inputs[0].shape != step.outputs[0].shape:
             return signal
         step = graph.producer(step.inputs[0])
-    if step is None or not heads.is_spatial(step.inputs[0], rank) or graph.producer(step.inputs[0]) is None:
+    if step is None or not heads.is_spatial(step.inputs[0], rank) or step.inputs[0].index not in learned:
         return signal
     return _before_idle_steps(graph, step.inputs[0])
 
 
-def _no_spatial_signal(graph: Graph, rank: int) -> str:
+def _no_signal(graph: Graph, logits: Slot, rank: int) -> str:
     if rank < 3:
         return (
             f"class activation maps need inputs with positions, (N, height, width, channels), and this model reads "
             f"{[slot.shape for slot in graph.inputs]}: only gradients explains such a model"
         )
+    learned = heads.learned(graph)
+    slots = [step.outputs[0] for step in graph.ancestors([logits]) if step.outputs[0].index in learned]
+    spatial = [slot for slot in slots if _holds_positions(graph, slot, rank)]
+    if spatial:
+        return (
+            "the logits read several spatial signals, and none that all evidence passes through: name one with "
+            f"arguments=, such as {_slot_name(graph, spatial[-1])!r}, and maps tell of that branch alone"
+        )
+    shape = graph.inputs[0].shape[1:]
+    if rank == 3 and any(heads.is_spatial(slot, 4) for slot in slots):
+        return (
+            f"images need an axis for channels, and this model reads {(None, *shape)}: put one in front, as in "
+            f"keras.Sequential([keras.Input({(*shape, 1)}), keras.layers.Reshape({shape}), model])"
+        )
     return (
         f"the model has no spatial signal: no tensor of rank {rank} with more than one position lies between its input "
-        "and its logits. Name one with arguments=, or use gradients, which needs none"
+        "and its logits, behind a convolution. Name one with arguments=, or use gradients, which needs none"
     )
 
 
@@ -317,7 +342,7 @@ def _cut(graph: Graph, activations: Slot, logits: Slot) -> Cut:
         )
     inside = {slot.index for step in head_steps for slot in step.outputs} | {activations.index}
     skips = {slot.index: slot for step in head_steps for slot in step.inputs if slot.index not in inside}
-    logits_step = next((step for step in reversed(head_steps) if heads.has_kernel(step)), head_steps[-1])
+    logits_step = next((step for step in reversed(head_steps) if heads.n_kernels(step)), head_steps[-1])
     return Cut(activations, logits, head_steps, tuple(skips.values()), _slot_name(graph, activations), logits_step.name)
 
 

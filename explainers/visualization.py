@@ -1,4 +1,4 @@
-"""Grids of images with their maps, as one picture that a notebook shows and a file keeps."""
+"""Grids of images with their maps, or of feature maps, as one picture that a notebook shows and a file keeps."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from explainers.errors import InputError
+from explainers.inspection import ensure_exposed
 
 
 class Picture:
@@ -78,6 +80,63 @@ def visualize(
     if to_file is not None:
         picture.save(to_file)
     return picture
+
+
+def activations(
+    model: keras.Model,
+    images: Any,
+    channels: int = 16,
+    cols: int | None = None,
+    tile_size: int = 112,
+    gap: int = 4,
+    to_file: str | Path | None = None,
+) -> Picture:
+    """Shows the feature maps that maps are made of: each image, and beside it its strongest channels, strongest first.
+
+    The channels of an image share one scale, from 0 (black) to its largest activation, so that they can be compared.
+
+    Args:
+        model: exposed at the signal to look at, or such that it can be exposed with nothing named.
+        images: (N, H, W, C), as the model reads them.
+        channels: how many channels of each image, those with the largest mean magnitude.
+        cols: tiles a row; by default a row an image.
+        tile_size: the longer side of a tile, pixels.
+        gap: pixels between tiles.
+        to_file: a PNG file to write as well.
+
+    Returns:
+        A `Picture`; which channels it shows, `strongest_channels` tells.
+
+    Raises:
+        InputError: there is nothing to show, or not in two dimensions.
+    """
+    exposed = ensure_exposed(model)
+    signal = np.asarray(exposed(images)[1], np.float32)
+    if signal.ndim != 4:
+        raise InputError(f"feature maps are shown in two dimensions, and this signal has the shape {signal.shape}")
+    height, width = np.shape(images)[1:3]
+    size = tuple(max(1, round(side * tile_size / max(height, width))) for side in (height, width))
+    colors = heat_colors()
+    tiles = []
+    for image, maps, best in zip(_as_uint8(images), signal, strongest_channels(signal, channels), strict=True):
+        tiles.append(tf.image.resize(_as_rgb(image), size, antialias=True).numpy().round().astype(np.uint8))
+        scaled = np.maximum(maps[..., best], 0) / max(float(maps[..., best].max()), np.finfo(np.float32).tiny)
+        enlarged = tf.image.resize(scaled, size, method="nearest").numpy()
+        tiles += [colors[np.round(255 * enlarged[..., k]).astype(np.intp)] for k in range(len(best))]
+    if not tiles:
+        raise InputError("there is nothing to show: images is empty")
+    picture = Picture(_grid(tiles, cols or len(tiles) // len(signal), gap))
+    if to_file is not None:
+        picture.save(to_file)
+    return picture
+
+
+def strongest_channels(signal: np.ndarray, channels: int) -> np.ndarray:
+    """The channels of each image with the largest mean magnitude, strongest first: (N, h, w, C) to (N, channels)."""
+    if channels < 1:
+        raise InputError(f"channels is at least 1, not {channels}")
+    strength = np.abs(signal).mean(axis=tuple(range(1, signal.ndim - 1)))
+    return np.argsort(-strength, axis=-1, kind="stable")[:, :channels]
 
 
 def heat_colors() -> np.ndarray:

@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import BeamcamError, ConfigError
+from pipeline.options import split_names
 
 DESCRIPTION = "Explain every image of a data set with your own Keras classifier."
+
+METHODS_HELP = (
+    "names of `beamcam methods`, with options in brackets: 'gradcam,scorecam(channels=32)' (default: gradcam)"
+)
 
 RUN_EXAMPLES = """\
 examples:
@@ -132,6 +137,9 @@ def _add_model_options(group: Any) -> None:
     )
     group.add_argument("--layer", metavar="NAME", help="the spatial signal to explain (default: the last one)")
     group.add_argument("--logits-layer", metavar="NAME", help="the logits, where a model has several outputs")
+    group.add_argument(
+        "--reshape", metavar="HOW", help="a transformer's tokens as a grid: tokens (square), or HxW such as 14x14"
+    )
     group.add_argument("--class-names", metavar="FILE", help="one name a line, or JSON as Keras's ImageNet index")
     group.add_argument("--input-size", type=_size, metavar="HxW", help="where the model leaves it open: 224 or 224x320")
     group.add_argument(
@@ -144,9 +152,16 @@ def _add_model_options(group: Any) -> None:
 
 
 def _add_explaining_options(group: Any) -> None:
-    group.add_argument("--methods", type=_names, metavar="A,B", help="see `beamcam methods` (default: gradcam)")
+    group.add_argument("--methods", type=split_names, metavar="A,B", help=METHODS_HELP)
     group.add_argument(
         "--targets", metavar="WHICH", help="top:K, label, predicted+label, ids:3,17 or all (default: top:1)"
+    )
+    group.add_argument(
+        "--metrics",
+        type=split_names,
+        metavar="A,B",
+        help="measure every map: deletion, insertion, drop, increase (each with passes of its own), "
+        "pointing, energy (against the manifest's boxes) (default: none)",
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="images a batch (default: 32)")
 
@@ -193,6 +208,7 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="as for `beamcam run --model`")
     parser.add_argument("--layer", metavar="NAME", help="the spatial signal, instead of the last one")
     parser.add_argument("--logits-layer", metavar="NAME", help="the logits, where a model has several outputs")
+    parser.add_argument("--reshape", metavar="HOW", help="a transformer's tokens as a grid: tokens, or HxW")
     parser.add_argument("--allow-unsafe-model", action="store_true", help="run code that a model file brings along")
     parser.set_defaults(command=_lazily("inspect"))
 
@@ -203,7 +219,7 @@ def _add_show(commands: Any) -> None:
     parser.add_argument("--output", metavar="FILE", help="the PNG (default: IMAGE's name with -explained.png, here)")
     _add_model_options(parser.add_argument_group("model"))
     explaining = parser.add_argument_group("explaining")
-    explaining.add_argument("--methods", type=_names, metavar="A,B", help="see `beamcam methods` (default: gradcam)")
+    explaining.add_argument("--methods", type=split_names, metavar="A,B", help=METHODS_HELP)
     explaining.add_argument("--targets", metavar="WHICH", help="top:K, ids:3,17 or all (default: top:1)")
     explaining.add_argument("--colormap", metavar="NAME", help="inferno, viridis, cividis, ... (default: inferno)")
     parser.set_defaults(command=_lazily("show"))
@@ -257,10 +273,6 @@ def _no_native_chatter() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _size(text: str) -> tuple[int, int]:

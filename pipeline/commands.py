@@ -16,6 +16,7 @@ from pipeline import storage
 from pipeline.config import RunConfig, Targets
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
+from pipeline.options import split_names
 from pipeline.records import Entry, Failure, MapRecord, Record
 
 
@@ -42,7 +43,16 @@ def inspect(arguments: argparse.Namespace, _: list[str]) -> int:
     """`beamcam inspect`."""
     from pipeline.worker import describe_model
 
-    for line in describe_model(arguments.model, arguments.layer, arguments.logits_layer, arguments.allow_unsafe_model):
+    config = RunConfig(
+        ("-",),
+        arguments.model,
+        "-",
+        layer=arguments.layer,
+        logits_layer=arguments.logits_layer,
+        reshape=arguments.reshape,
+        allow_unsafe_model=arguments.allow_unsafe_model,
+    )
+    for line in describe_model(config):
         say(line)
     return 0
 
@@ -163,8 +173,8 @@ def read_config_file(uri: str) -> dict[str, Any]:
 
 
 def _from_yaml(name: str, value: Any) -> Any:
-    if name in ("images", "methods"):
-        return tuple(value) if isinstance(value, list) else tuple(part.strip() for part in str(value or "").split(","))
+    if name in ("images", "methods", "metrics"):
+        return tuple(value) if isinstance(value, list) else split_names(str(value or ""))
     if name == "jit" and isinstance(value, bool):
         return "on" if value else "off"  # YAML's own reading of the two words
     if name == "input_size" and isinstance(value, list):
@@ -187,6 +197,8 @@ def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
     lines += [f"  {count} x {kind}" for kind, count in summary["failures_by_type"].items()]
     if summary["failures"]:
         lines.append(f"  each with its reason in {output}/failures/")
+    for method, metrics in summary.get("metrics", {}).items():
+        lines.append(f"{method}: mean " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
     stages = sorted(summary["seconds_by_stage"].items(), key=lambda item: -item[1])
     lines.append("work, summed over threads: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in stages))
     lines.append(f"read it with pipeline.open_run({output!r}), or any Parquet reader: {output}/records/*.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.geometry import RESIZES
 from pipeline.listing import LABEL_SOURCES
 from pipeline.overlay import STYLES, color_table
+from pipeline.records import METRICS
 
 PREPROCESSES = ("tf", "caffe", "torch", "unit", "none")
 
@@ -80,9 +82,11 @@ class RunConfig:
     output: str  # the run's folder
     layer: str | None = None  # the spatial signal; None for the last one
     logits_layer: str | None = None  # None for the model's only output
+    reshape: str | None = None  # "tokens" or HxW: a transformer's signal as a grid
     class_names: str | None = None  # a file with one name a line, or JSON
     methods: tuple[str, ...] = ("gradcam",)
     targets: str = "top:1"
+    metrics: tuple[str, ...] = ()  # of METRICS
     labels_from: str = "column"  # where labels come from: "column", "folder" or "none"
     label_column: str = "label"
     preprocess: str | None = None  # one of PREPROCESSES, or module:function; None where the model tells
@@ -132,6 +136,11 @@ class RunConfig:
             "jit": ("auto", "on", "off"),
             "labels_from": LABEL_SOURCES,
         }
+        if self.reshape not in (None, "tokens") and not re.fullmatch(r"\d+x\d+", str(self.reshape)):
+            raise ConfigError(f"--reshape is tokens, or the height and width of a grid of them, not {self.reshape!r}")
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown:
+            raise ConfigError(f"--metrics are of {', '.join(METRICS)}, not {unknown[0]!r}")
         for name, valid in choices.items():
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{_option(name)} is one of {', '.join(valid)}, not {getattr(self, name)!r}")
@@ -152,6 +161,13 @@ class RunConfig:
         size = self.input_size
         if size is not None and not (len(size) == 2 and all(_is_count(side, 1) for side in size)):
             raise ConfigError(f"--input-size is a height and a width of at least 1, not {size!r}")
+
+    @property
+    def parsed_reshape(self) -> Any:
+        """`reshape` as `expose` takes it: None, "tokens" or a pair of integers."""
+        if self.reshape in (None, "tokens"):
+            return self.reshape
+        return tuple(int(side) for side in str(self.reshape).split("x"))
 
     @property
     def parsed_targets(self) -> Targets:
@@ -175,9 +191,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """The inverse of `to_dict`."""
-        tuples = {
-            name: tuple(values[name]) for name in ("images", "methods", "input_size") if values.get(name) is not None
-        }
+        tuples = {name: tuple(values[name]) for name in _TUPLES if values.get(name) is not None}
         return cls(**{**values, **tuples})
 
     def identity(self) -> dict[str, Any]:
@@ -198,6 +212,8 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
+
+_TUPLES = ("images", "methods", "metrics", "input_size")
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda value: isinstance(value, str), "a word"),

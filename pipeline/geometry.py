@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,19 @@ def project_map(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     )
     projected[top:bottom, left:right] = np.asarray(patch)
     return projected
+
+
+def clip_boxes(
+    boxes: Iterable[tuple[float, float, float, float]], geometry: Geometry
+) -> list[tuple[float, float, float, float]]:
+    """Boxes x, y, w, h, cut off at the image's border; those that lie outside of it are left out."""
+    clipped = []
+    for x, y, w, h in boxes:
+        left, top = max(x, 0.0), max(y, 0.0)
+        right, bottom = min(x + w, geometry.width), min(y + h, geometry.height)
+        if right > left and bottom > top:
+            clipped.append((left, top, right - left, bottom - top))
+    return clipped
 
 
 def cell_center(row: int, column: int, shape: tuple[int, ...], view: View) -> tuple[float, float]:

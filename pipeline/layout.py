@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from pipeline import storage
@@ -36,11 +37,16 @@ class RunLayout:
 
     def overlay(self, image_id: str, method: str, target: int) -> str:
         """The overlay of one map; folders by the first two digits keep listings short."""
-        return f"{self.overlay_folder(image_id)}/{image_id}-{method}-{target}.png"
+        return f"{self.overlay_folder(image_id)}/{image_id}-{as_file_name(method)}-{target}.png"
 
     def overlay_folder(self, image_id: str) -> str:
         """The folder of an image's overlays."""
         return f"overlays/{image_id[:2]}"
+
+
+def as_file_name(method: str) -> str:
+    """A method's name without what file names should not hold: `scorecam(channels=32)` is `scorecam-channels-32`."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", method).strip("-")
 
 
 def digest_of_overlays(overlays: dict[str, str]) -> str:

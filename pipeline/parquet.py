@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.codec import EncodedMap
-from pipeline.records import Entry, Failure, Geometry, MapRecord, Record, View
+from pipeline.records import METRICS, Entry, Failure, Geometry, MapRecord, Record, View
 
 METADATA_PREFIX = "beamcam."
 
@@ -47,6 +47,7 @@ _MAP = pa.struct(
         ("total", pa.float32()),
         ("negative_share", pa.float32()),
         ("overlay", pa.string()),
+        ("metrics", pa.struct([(name, pa.float32()) for name in METRICS])),
     ]
 )
 
@@ -230,4 +231,8 @@ def _record(row: dict[str, Any]) -> Record:
 def _map_record(row: dict[str, Any], geometry: Geometry) -> MapRecord:
     encoded = EncodedMap(*(row.pop(name) for name in ("height", "width", "dtype", "scale", "data")))
     box = row.pop("box")
-    return MapRecord(encoded=encoded, geometry=geometry, box=None if box is None else tuple(box), **row)
+    # Files of before there were metrics lack the column.
+    metrics = {name: value for name, value in (row.pop("metrics", None) or {}).items() if value is not None}
+    return MapRecord(
+        encoded=encoded, geometry=geometry, box=None if box is None else tuple(box), metrics=metrics, **row
+    )

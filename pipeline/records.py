@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from pipeline.geometry import Geometry, View, project_map
 
 SCHEMA_VERSION = 1
 
-__all__ = ["SCHEMA_VERSION", "Entry", "Failure", "Geometry", "MapRecord", "Record", "View", "image_id"]
+METRICS = ("deletion", "insertion", "drop", "increase", "pointing", "energy")
+"""What `--metrics` can measure: the first four need passes of their own, the last two the manifest's boxes."""
+
+__all__ = ["METRICS", "SCHEMA_VERSION", "Entry", "Failure", "Geometry", "MapRecord", "Record", "View", "image_id"]
 
 
 def image_id(uri: str) -> str:
@@ -64,6 +67,9 @@ class MapRecord:
     negative_share: float  # the negative part's share of sum |map|, in [0, 1]; 0 for an empty map
     overlay: str | None  # path below the run
     geometry: Geometry  # the image's; not stored with the map
+    # What --metrics asked for, by name: areas, shares and hits in [0, 1]; pointing and energy only where the image has
+    # boxes.
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def array(self) -> np.ndarray:
         """The raw, signed map: (h, w) float32, the activation's own size."""

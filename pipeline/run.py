@@ -264,9 +264,25 @@ def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dic
         "failures": sum(marker["failures"] for marker in markers),
         "failures_by_type": dict(sorted(kinds.items())),
         "overlays": sum(marker["overlays"] for marker in markers),
+        "metrics": _mean_metrics(markers),
         "shards": plan.n_shards,
         "shards_this_time": len(plan.pending),
         "seconds": round(seconds, 2),
         "seconds_by_stage": {stage: round(value, 3) for stage, value in sorted(stages.items())},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _mean_metrics(markers: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Method -> metric -> its mean over all maps that have it."""
+    sums: dict[str, dict[str, list[float]]] = {}
+    for method, metric, (total, count) in (
+        (method, metric, pair)
+        for marker in markers
+        for method, of_method in marker.get("metrics", {}).items()
+        for metric, pair in of_method.items()
+    ):
+        found = sums.setdefault(method, {}).setdefault(metric, [0.0, 0])
+        found[0] += total
+        found[1] += count
+    return {m: {name: total / count for name, (total, count) in of.items()} for m, of in sums.items()}

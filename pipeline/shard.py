@@ -24,7 +24,15 @@ from pipeline.codec import encode_map
 from pipeline.config import RunConfig
 from pipeline.decode import decode_image
 from pipeline.errors import ImageError
-from pipeline.geometry import Geometry, cell_center, fit_view, make_input, strongest_region
+from pipeline.geometry import (
+    Geometry,
+    cell_center,
+    clip_boxes,
+    fit_view,
+    make_input,
+    project_map,
+    strongest_region,
+)
 from pipeline.layout import RunLayout, digest_of_overlays
 from pipeline.overlay import render_overlay
 from pipeline.records import Entry, Failure, MapRecord, Record
@@ -211,6 +219,7 @@ class ShardJob:
             "overlays": len(self.overlays),
             "overlays_sha256": digest_of_overlays(self.overlays),
             "files": {p: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for p, d in files.items()},
+            "metrics": sum_metrics(records),
             "seconds": {stage: round(seconds, 4) for stage, seconds in sorted(self.watch.seconds.items())},
         }
         storage.write_bytes(self.layout.uri(self.layout.marker(shard)), json.dumps(marker, indent=1).encode())
@@ -246,6 +255,8 @@ class ShardJob:
         values = batch.maps[method][item.row, ..., column]
         target = int(batch.targets[item.row, column])
         peak_x, peak_y = _peak(values, geometry)
+        metrics = {name: float(found[item.row, column]) for name, found in batch.metrics.get(method, {}).items()}
+        metrics |= self.watch.time("metrics", self._localize, item, values)
         positive, negative = _mass(values)
         return MapRecord(
             method=method,
@@ -261,7 +272,15 @@ class ShardJob:
             negative_share=negative / (positive + negative) if negative else 0.0,
             overlay=None if photograph is None else self._write_overlay(item, method, column, photograph),
             geometry=geometry,
+            metrics=metrics,
         )
+
+    def _localize(self, item: Explained, values: np.ndarray) -> dict[str, float]:
+        geometry = item.loaded.geometry
+        boxes = clip_boxes(item.loaded.entry.boxes or (), geometry)
+        if not boxes or not {"pointing", "energy"} & set(self.config.metrics):
+            return {}
+        return self.worker.localize(project_map(values, geometry), boxes)
 
     def _write_overlay(self, item: Explained, method: str, column: int, photograph: Image.Image) -> str:
         config, loaded = self.config, item.loaded
@@ -290,6 +309,17 @@ def wants_overlays(entry: Entry, config: RunConfig) -> bool:
 def count_by_type(failures: Iterable[Failure]) -> dict[str, int]:
     """How many failures of each kind, as "stage:error_type"."""
     return dict(sorted(collections.Counter(f"{f.stage}:{f.error_type}" for f in failures).items()))
+
+
+def sum_metrics(records: Iterable[Record]) -> dict[str, dict[str, tuple[float, int]]]:
+    """For each method and metric the sum over maps and their number: what shards' means are merged from."""
+    sums: dict[str, dict[str, tuple[float, int]]] = {}
+    for values in (values for record in records for values in record.maps):
+        for name, value in values.metrics.items():
+            of_method = sums.setdefault(values.method, {})
+            total, count = of_method.get(name, (0.0, 0))
+            of_method[name] = (total + value, count + 1)
+    return sums
 
 
 def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], limit: int) -> Iterator[U]:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 import explainers as ex
-from explainers.compiled import PREPROCESSES
+from explainers.compiled import FAITHFULNESS, PREPROCESSES
 from explainers.errors import ExplainerError
 from pipeline import models, storage
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, as_config_errors
+from pipeline.layout import as_file_name
 from pipeline.records import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class BatchResult:
     targets: np.ndarray  # (n, K) int32
     maps: dict[str, np.ndarray]  # method -> (n, h, w, K) float32, raw
     shown: dict[str, np.ndarray]  # the same as their papers show them, in [0, 1]; empty if there are no overlays
+    metrics: dict[str, dict[str, np.ndarray]]  # method -> metric -> (n, K) float32
 
 
 class Worker:
@@ -58,8 +60,7 @@ class Worker:
             raise ConfigError(str(error)) from error
 
     def _load(self, config: RunConfig) -> None:
-        for name in config.methods:
-            ex.methods.get_method(name)  # a misspelt method is told before the model is loaded
+        config = _name_methods(config)  # a misspelt method is told before the model is loaded
         self.config = config
         self.class_names = load_class_names(config.class_names) if config.class_names else None
         model, self.model_digest = models.load_model(config.model, config.allow_unsafe_model)
@@ -85,6 +86,7 @@ class Worker:
                 input_shape=_input_shape(self.exposed, config),
                 preprocess=preprocess,
                 jit="auto" if config.jit == "auto" else config.jit == "on",
+                metrics=[name for name in config.metrics if name in FAITHFULNESS],
             )
             self.explainer.warm_up()
         except (ExplainerError, ConfigError):
@@ -110,17 +112,26 @@ class Worker:
         explanation = self.explainer(pixels, np.asarray(targets, np.int32))
         shown = {}
         if self.config.overlays != "none":
-            shown = {name: ex.METHODS[name].postprocessing(maps).numpy() for name, maps in explanation.maps.items()}
+            methods = self.explainer.methods
+            shown = {name: methods[name].postprocessing(maps).numpy() for name, maps in explanation.maps.items()}
         return BatchResult(
-            explanation.logits, self.probabilities(explanation.logits), explanation.targets, explanation.maps, shown
+            explanation.logits,
+            self.probabilities(explanation.logits),
+            explanation.targets,
+            explanation.maps,
+            shown,
+            explanation.metrics,
         )
+
+    def localize(self, values: np.ndarray, boxes: Sequence[Sequence[float]]) -> dict[str, float]:
+        """The metrics that --metrics asks for of a map (height, width) in the pixels of its boxes (x, y, w, h)."""
+        measures = {"pointing": ex.metrics.pointing_game, "energy": ex.metrics.energy_in_box}
+        corners = np.asarray(boxes, np.float64)
+        return {name: float(measures[name](values, corners)) for name in self.config.metrics if name in measures}
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Sigmoid where the model ends in one (or has a single unit), else softmax."""
-        if self.exposed.probability == "sigmoid" or self.n_classes == 1:
-            return 0.5 * (1 + np.tanh(logits / 2))
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return shifted / shifted.sum(axis=-1, keepdims=True)
+        return self.exposed.probabilities(logits).numpy()
 
     def label_index(self, label: str | None) -> int | None:
         """The class that a label means: its name, or its index as a number; None if it means none."""
@@ -204,9 +215,18 @@ def _starts_with_wnid(name: str) -> bool:
 
 
 def _expose(model: Any, config: RunConfig) -> ex.Exposed:
-    if any(ex.METHODS[name].spatial for name in config.methods) or config.layer or config.logits_layer:
-        return ex.expose(model, config.layer, config.logits_layer)
+    named = config.layer or config.logits_layer or config.reshape
+    if named or any(ex.methods.get_method(name).spatial for name in config.methods):
+        return ex.expose(model, config.layer, config.logits_layer, config.parsed_reshape)
     return ex.inspection.ensure_exposed(model, spatial=False)
+
+
+def _name_methods(config: RunConfig) -> RunConfig:
+    """The configuration with methods as the registry writes them, whatever blanks they came with."""
+    names = tuple(ex.methods.get_method(name).name for name in config.methods)
+    if len({as_file_name(name) for name in names}) < len(names):
+        raise ConfigError(f"--methods names a method twice: {', '.join(names)}")
+    return dataclasses.replace(config, methods=names)
 
 
 def _tell_preprocess(spec: str, exposed: ex.Exposed) -> str:
@@ -256,22 +276,28 @@ def _version(package: str) -> str:
 
 def describe_methods() -> list[str]:
     """The table of methods as lines of text."""
-    rows = [("name", "method", "needs", "cost", "paper")]
-    rows += [(m.name, m.title, m.needs, m.cost, m.paper) for m in ex.METHODS.values()]
-    return [*_align(rows), "cost: f forward pass, h backward pass through the head, b through the model, k targets"]
+    rows = [("name", "method", "needs", "cost", "paper", "options")]
+    rows += [(m.name, m.title, m.needs, m.cost, m.paper, ", ".join(m.options)) for m in ex.METHODS.values()]
+    rows += [
+        (f"{m.name}(METHOD)", m.title, "what the method needs", m.cost, m.paper, ", ".join(m.options))
+        for m in ex.methods.META_METHODS.values()
+    ]
+    return [
+        *_align(rows),
+        "cost: f forward, h backward through the head, b backward through the model; k targets, C channels",
+        "options stand in brackets: scorecam(channels=32), meta.smooth(gradcam, repetitions=8)",
+    ]
 
 
-def describe_model(
-    spec: str, layer: str | None = None, logits_layer: str | None = None, allow_unsafe: bool = False
-) -> list[str]:
+def describe_model(config: RunConfig) -> list[str]:
     """A model's layers, the signal and the logits that will be used, the methods that fit, and warnings.
 
     Raises:
         ConfigError: it cannot be loaded or exposed.
     """
-    model, digest = models.load_model(spec, allow_unsafe)
+    model, digest = models.load_model(config.model, config.allow_unsafe_model)
     try:
-        exposed = ex.expose(model, layer, logits_layer)
+        exposed = ex.expose(model, config.layer, config.logits_layer, config.parsed_reshape)
     except ExplainerError as error:
         raise ConfigError(str(error)) from error
     marks = {exposed.activation_layer: "<- signal", exposed.logits_layer: "<- logits"}
@@ -285,7 +311,7 @@ def describe_model(
         f"({exposed.n_classes} classes), {exposed.probability or 'nothing'} taken off"
     )
     lines += [f"{name}: {_why_not(exposed, name) or 'fits'}" for name in ex.METHODS]
-    return [*lines, *(f"warning: {text}" for text in _warnings(spec, exposed))]
+    return [*lines, *(f"warning: {text}" for text in _warnings(config.model, exposed))]
 
 
 def _why_not(exposed: ex.Exposed, name: str) -> str | None:

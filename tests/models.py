@@ -492,3 +492,225 @@ CASES = {
 def inputs_of(model: keras.Model, n: int, seed: int = 0) -> np.ndarray:
     """Images that fit a model."""
     return images(n, seed, tuple(SIZE if size is None else size for size in model.inputs[0].shape[1:]))
+
+
+def relu6net(seed=0) -> keras.Model:
+    """MobileNet's clipped activations, as layer and as function, depthwise convolutions and an average pool."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Rescaling(4.0, offset=0.5, name="rescaling")(image)
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(x)
+    x = layers.ReLU(6.0, name="conv_relu")(layers.BatchNormalization(epsilon=2e-3, name="conv_bn")(x))
+    x = layers.DepthwiseConv2D(3, padding="same", strides=2, depth_multiplier=2, name="depthwise")(x)
+    x = layers.BatchNormalization(scale=False, epsilon=3e-3, name="depthwise_bn")(x)
+    x = layers.Activation("relu6", name="depthwise_relu")(x)
+    x = layers.AveragePooling2D(2, name="halve")(x)
+    x = layers.Conv2D(5, 2, padding="same", activation="relu6", name="last_conv")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x), name="relu6"), seed)
+
+
+def bias_free(seed=0) -> keras.Model:
+    """Convolutions, ReLU and pooling without a single bias: doubling the image doubles the logits."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False, activation="relu", name="conv1")(image)
+    x = layers.MaxPooling2D(name="halve")(x)
+    x = layers.ReLU(name="relu")(layers.Conv2D(6, 2, use_bias=False, name="conv2")(x))
+    x = layers.Dense(CLASSES, use_bias=False, name="predictions")(layers.Flatten(name="flatten")(x))
+    return randomize(keras.Model(image, x, name="bias_free"), seed)
+
+
+def symmetric(seed=0) -> keras.Model:
+    """Mirror images have the same logits and mirrored signals; height and width are left open."""
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="conv1")(image)
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="conv2")(x)
+    x = layers.Dense(CLASSES, activation="softmax", name="predictions")(layers.GlobalAveragePooling2D(name="pool")(x))
+    model = randomize(keras.Model(image, x, name="symmetric"), seed)
+    for name in ("conv1", "conv2"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign((kernel + kernel[:, ::-1]) / 2)
+    return model
+
+
+def one_channel(seed=0) -> keras.Model:
+    """A signal of one channel."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(1, 3, activation="relu", name="conv")(image)
+    x = layers.Dense(CLASSES, name="predictions")(layers.GlobalAveragePooling2D(name="pool")(x))
+    return randomize(keras.Model(image, x, name="one_channel"), seed)
+
+
+def augmented(seed=0) -> keras.Model:
+    """Preprocessing of every kind inside the model; the random part of it must do nothing."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    random = [layers.RandomFlip(), layers.RandomRotation(0.3), layers.RandomZoom(0.3), layers.RandomContrast(0.9)]
+    x = keras.Sequential(random, name="augmentation")(image)
+    x = layers.Resizing(12, 10, name="resizing")(x)
+    x = layers.Normalization(mean=[0.1, -0.2, 0.3], variance=[1.0, 2.0, 0.5], name="normalization")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(_features(x))
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def average_pooled(seed=0) -> keras.Model:
+    """The global average written as a pool of the signal's own size, as in the first residual networks."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.AveragePooling2D(SIZE // 2, name="pool")(_features(image))
+    x = layers.Dense(CLASSES, "softmax", name="predictions")(layers.Flatten(name="flatten")(x))
+    return randomize(keras.Model(image, x), seed)
+
+
+def attention_pooled(seed=0) -> keras.Model:
+    """A learned weight for each position in place of the plain average."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Reshape((16, 6), name="positions")(_features(image))
+    weights = layers.Softmax(axis=1, name="attention")(layers.Dense(1, name="attention_scores")(x))
+    x = layers.Flatten(name="flatten")(layers.Dot(axes=1, name="weighted_mean")([weights, x]))
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def masked(seed=0) -> keras.Model:
+    """A mask over positions, which the pooling is told nothing of."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = _features(image)
+    x = layers.Multiply(name="masked")([x, layers.Conv2D(1, 1, activation="sigmoid", name="mask")(x)])
+    x = layers.Dense(CLASSES, activation="softmax", name="predictions")(layers.GlobalAveragePooling2D(name="pool")(x))
+    return randomize(keras.Model(image, x), seed)
+
+
+def two_depths(seed=0) -> keras.Model:
+    """Pooled features of two depths side by side: only at the earlier one does all evidence pass."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = _block(image, "block1", 4)
+    y = _block(x, "block2", 6, strides=2)
+    x = layers.Concatenate(name="join")([layers.GlobalAveragePooling2D(name="shallow")(x),
+                                         layers.GlobalAveragePooling2D(name="deep")(y)])  # fmt: skip
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def two_streams(seed=0) -> keras.Model:
+    """Two branches that meet behind their pooling, with nothing but the rescaled image in common."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Rescaling(0.5, name="rescaling")(image)
+    x = layers.Concatenate(name="join")([layers.GlobalAveragePooling2D()(_block(x, "left", 4)),
+                                         layers.GlobalAveragePooling2D()(_block(x, "right", 5))])  # fmt: skip
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x)), seed)
+
+
+def kept_axes(seed=0) -> keras.Model:
+    """A 1x1 convolution behind the global average, and an output of shape (N, 1, 1, classes)."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(_features(image))
+    return randomize(keras.Model(image, layers.Conv2D(CLASSES, 1, activation="softmax", name="conv_preds")(x)), seed)
+
+
+def separable(seed=0) -> keras.Model:
+    """Class score maps out of a separable convolution with as many channels as its input has."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = _block(image, "block1", CLASSES)
+    x = layers.SeparableConv2D(CLASSES, 3, padding="same", name="score_maps")(x)
+    x = layers.Softmax(name="loss")(layers.GlobalAveragePooling2D(name="pool")(x))
+    return randomize(keras.Model(image, x), seed)
+
+
+CASES |= {
+    "average_pooled": Case(average_pooled, "block2_out", "predictions"),
+    "attention_pooled": Case(attention_pooled, "block2_out", "predictions", cam=False),
+    "masked": Case(masked, "masked", "predictions"),
+    "two_depths": Case(two_depths, "block1_out", "predictions", cam=False),
+    "relu6net": Case(relu6net, "last_conv", "predictions"),
+    "separable": Case(separable, "block1_out", "score_maps", cam=False),
+}
+
+
+# Transformers
+
+
+@keras.saving.register_keras_serializable("tests")
+class ExtraTokens(layers.Layer):
+    """Class and register tokens of its own ahead of the patches."""
+
+    def __init__(self, count: int, **options):
+        super().__init__(**options)
+        self.count = count
+
+    def build(self, input_shape):
+        self.tokens = self.add_weight(shape=(1, self.count, input_shape[-1]), name="tokens")
+
+    def call(self, patches):
+        own = keras.ops.tile(self.tokens, (keras.ops.shape(patches)[0], 1, 1))
+        return keras.ops.concatenate([keras.ops.cast(own, patches.dtype), patches], axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Positions(layers.Layer):
+    """A vector of its own for every position."""
+
+    def build(self, input_shape):
+        self.vectors = self.add_weight(shape=tuple(input_shape[1:]), name="vectors")
+
+    def call(self, x):
+        return x + self.vectors
+
+
+@keras.saving.register_keras_serializable("tests")
+class ClassToken(layers.Layer):
+    """The first token alone."""
+
+    def call(self, x):
+        return x[:, 0]
+
+
+def _encoder(x, name, width=6):
+    y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_norm1")(x)
+    x = layers.Add(name=f"{name}_add1")([x, layers.MultiHeadAttention(2, 3, name=f"{name}_attention")(y, y)])
+    y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_norm2")(x)
+    y = layers.Dense(2 * width, activation="gelu", name=f"{name}_mlp1")(y)
+    y = layers.Dense(width, name=f"{name}_mlp2")(layers.Dropout(0.5, name=f"{name}_dropout")(y))
+    return layers.Add(name=f"{name}_add2")([x, y])
+
+
+def vit(seed=0, pooling="class", extra=1, size=(SIZE, SIZE), depth=2, activation="softmax") -> keras.Model:
+    """A vision transformer on patches of 2x2 pixels, whose head reads a class token or the mean of the patches."""
+    image = keras.Input((*size, 3), name="image")
+    x = layers.Conv2D(6, 2, strides=2, name="patches")(image)
+    x = layers.Reshape((x.shape[1] * x.shape[2], 6), name="row")(x)
+    x = ExtraTokens(extra, name="extra")(x) if extra else x
+    x = Positions(name="positions")(x)
+    for i in range(depth):
+        x = _encoder(x, f"block{i + 1}")
+    x = layers.LayerNormalization(epsilon=1e-5, name="norm")(x)
+    pool = ClassToken(name="pool") if pooling == "class" else layers.GlobalAveragePooling1D(name="pool")
+    x = layers.Dense(CLASSES, activation=activation, name="predictions")(pool(x))
+    return randomize(keras.Model(image, x, name="vit"), seed)
+
+
+def nested_vit(seed=0) -> keras.Model:
+    """Transfer learning from a transformer, with a dot in its name."""
+    inner, image = vit(), keras.Input((SIZE, SIZE, 3), name="image")
+    body = keras.Model(inner.input, inner.get_layer("norm").output, name="vit.b")
+    x = ClassToken(name="pool")(body(layers.Rescaling(0.5, name="rescaling")(image)))
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x), name="nested"), seed)
+
+
+def hybrid(seed=0) -> keras.Model:
+    """A convolutional network with one attention on top of it."""
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = image
+    for i in range(8):
+        x = _block(x, f"block{i + 1}", 6, strides=2 if i == 0 else 1)
+    x = layers.Reshape((16, 6), name="row")(x)
+    x = layers.Add(name="add")([x, layers.MultiHeadAttention(1, 2, use_bias=False, name="attention")(x, x)])
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x), name="hybrid"), seed)
+
+
+def opaque_vit(seed=0) -> keras.Model:
+    """A transformer whose patches are cut by an operation, so that no convolution tells their grid."""
+    image = keras.Input((SIZE, 2 * SIZE, 3), name="image")
+    x = keras.ops.reshape(keras.ops.image.extract_patches(image, (2, 2)), (-1, 32, 12))
+    x = ExtraTokens(3, name="extra")(layers.Dense(6, name="embedding")(x))
+    x = layers.GlobalAveragePooling1D(name="pool")(_encoder(x, "block1"))
+    return randomize(keras.Model(image, layers.Dense(CLASSES, "softmax", name="predictions")(x), name="opaque"), seed)

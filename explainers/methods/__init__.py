@@ -1,6 +1,18 @@
 """The literature: one family a file, one method a page."""
 
-from explainers.methods import cams, gradient
-from explainers.methods.registry import METHODS, Method, get_method
+from explainers.methods import cams, full_gradients, gradient, guided, meta, noise, perturbation
+from explainers.methods.registry import META_METHODS, METHODS, Method, get_method
 
-__all__ = ["METHODS", "Method", "cams", "get_method", "gradient"]
+__all__ = [
+    "META_METHODS",
+    "METHODS",
+    "Method",
+    "cams",
+    "full_gradients",
+    "get_method",
+    "gradient",
+    "guided",
+    "meta",
+    "noise",
+    "perturbation",
+]

@@ -12,6 +12,8 @@ their raw, signed maps (N, h, w, K), both float32, and can be traced by `tf.func
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -88,11 +90,11 @@ def gradcampp(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None =
 def combine_gradcampp(signals: Signals) -> tf.Tensor:
     """Eq. 11 and 19 of Chattopadhay et al., before the ReLU."""
     alpha = gradcampp_alpha(signals)
-    return weighted_sum(signals.activations, tf.reduce_sum(alpha * tf.nn.relu(signals.gradients), signals.positions))
+    return weighted_sum(signals.activations, signals.sum(alpha * tf.nn.relu(signals.gradients)))
 
 
 def gradcampp_alpha(signals: Signals) -> tf.Tensor:
-    """The alphas of Eq. 19, (n, k, *positions, C); 0 where the gradient is."""
+    """The alphas of Eq. 19, shaped like the gradients; 0 where the gradient is."""
     total = tf.reduce_sum(signals.activations, axis=signals.image_positions, keepdims=True)[:, tf.newaxis]
     # One factor g^2 less above and below, which would underflow for small gradients.
     return tf.where(signals.gradients != 0, tf.math.divide_no_nan(1.0, 2 + total * signals.gradients), 0)
@@ -112,9 +114,9 @@ def gradcampp_official(
 def combine_gradcampp_official(signals: Signals) -> tf.Tensor:
     """Eq. 19 of Chattopadhay et al. with alphas that add up to one where the gradient is positive."""
     alpha = gradcampp_alpha(signals)
-    active = tf.where(signals.gradients > 0, alpha, 0)
-    alpha = tf.math.divide_no_nan(alpha, tf.reduce_sum(active, axis=signals.positions, keepdims=True))
-    return weighted_sum(signals.activations, tf.reduce_sum(alpha * tf.nn.relu(signals.gradients), signals.positions))
+    total = signals.sum(tf.where(signals.gradients > 0, alpha, 0))
+    weights = signals.sum(alpha * tf.nn.relu(signals.gradients))
+    return weighted_sum(signals.activations, tf.math.divide_no_nan(weights, total))
 
 
 def hirescam(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -145,12 +147,11 @@ def xgradcam(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = 
 
 def combine_xgradcam(signals: Signals) -> tf.Tensor:
     """Eq. 8 of Fu et al., before the ReLU."""
-    activations = signals.activations[:, tf.newaxis]
-    total = tf.reduce_sum(activations, axis=signals.positions)
-    size = tf.reduce_sum(tf.abs(activations), axis=signals.positions)
-    weighted = tf.reduce_sum(activations * signals.gradients, axis=signals.positions)
+    mean = tf.reduce_mean(signals.activations, axis=signals.image_positions)[:, tf.newaxis]
+    size = tf.reduce_mean(tf.abs(signals.activations), axis=signals.image_positions)[:, tf.newaxis]
+    weighted = signals.mean_product(signals.activations, signals.gradients)
     # Positive and negative activations may cancel: what is left is rounding, and dividing by it would explode.
-    weights = tf.where(tf.abs(total) > 1e-6 * size, tf.math.divide_no_nan(weighted, total), 0)
+    weights = tf.where(tf.abs(mean) > 1e-6 * size, tf.math.divide_no_nan(weighted, mean), 0)
     return weighted_sum(signals.activations, weights)
 
 
@@ -169,6 +170,37 @@ def combine_layercam(signals: Signals) -> tf.Tensor:
     return positional_sum(signals.activations, tf.nn.relu(signals.gradients))
 
 
+def eigencam(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    r"""Eigen-CAM: the activations, projected on their first principal direction.
+
+    $M = A v_1, \quad A = U \Sigma V^T$ with A as a matrix of positions by channels, not centred (Muhammad & Yeasin,
+    "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020, Eq. 2 and 3,
+    https://arxiv.org/abs/2008.00299). The sign of v_1 is free; here the map's sum is positive. No unit takes part: the
+    map shows what the signal responds to, and is the same for all units. Cost: one forward pass.
+    """
+    return explain_signals(combine_eigencam, model, inputs, indices, gradients=False)
+
+
+def combine_eigencam(signals: Signals) -> tf.Tensor:
+    """Eq. 3 of Muhammad & Yeasin, once for each unit."""
+    A = signals.activations
+    n, C = tf.shape(A)[0], A.shape[-1]
+    known = all(size is not None for size in A.shape[1:-1])
+    matrix = tf.reshape(A, [n, math.prod(A.shape[1:-1]) if known else -1, C])
+    largest = tf.reduce_max(tf.abs(matrix), axis=(1, 2), keepdims=True)
+    matrix = tf.math.divide_no_nan(matrix, largest)  # squares of large activations would overflow
+    if known and matrix.shape[1] < C:
+        # The map is the first left singular vector times its singular value, and the smaller matrix tells both.
+        values, vectors = tf.linalg.eigh(tf.matmul(matrix, matrix, transpose_b=True))
+        flat = vectors[..., -1] * tf.sqrt(tf.nn.relu(values[:, -1:]))
+    else:
+        _, vectors = tf.linalg.eigh(tf.matmul(matrix, matrix, transpose_a=True))
+        flat = tf.linalg.matvec(matrix, vectors[..., -1])
+    flat *= tf.where(tf.reduce_sum(flat, axis=1, keepdims=True) < 0, -largest[..., 0], largest[..., 0])
+    maps = tf.reshape(flat, tf.shape(A)[:-1])[..., tf.newaxis]
+    return tf.repeat(maps, tf.shape(signals.units)[1], axis=-1)
+
+
 def gradcam_guided(
     model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -182,9 +214,8 @@ def gradcam_guided(
 
 def combine_gradcam_guided(signals: Signals) -> tf.Tensor:
     """Grad-CAM's sum over gradients that pass both gates."""
-    open_gates = signals.activations[:, tf.newaxis] > 0
-    gated = tf.where(open_gates, tf.nn.relu(signals.gradients), 0)
-    return weighted_sum(signals.activations, tf.reduce_mean(gated, axis=signals.positions))
+    open_gates = tf.cast(signals.activations > 0, tf.float32)
+    return weighted_sum(signals.activations, signals.mean_product(open_gates, tf.nn.relu(signals.gradients)))
 
 
 def weighted_sum(activations: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -193,6 +224,11 @@ def weighted_sum(activations: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def positional_sum(activations: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """sum_k weights_k * A_k: weights (n, k, *positions, C), one a position, to maps (n, *positions, k)."""
+    """sum_k weights_k * A_k: weights (n, k, *positions, C), one a position, to maps (n, *positions, k).
+
+    Weights with one position stand for all of them.
+    """
+    if all(size == 1 for size in weights.shape[2:-1]):
+        return weighted_sum(activations, tf.squeeze(weights, axis=list(range(2, len(weights.shape) - 1))))
     maps = tf.reduce_sum(activations[:, tf.newaxis] * weights, axis=-1)
     return tf.transpose(maps, [0, *range(2, len(maps.shape)), 1])

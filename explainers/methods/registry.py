@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import difflib
+import functools
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -12,8 +16,12 @@ import tensorflow as tf
 from explainers import filters
 from explainers.errors import MethodError
 from explainers.inspection import Exposed
-from explainers.methods import cams, gradient
+from explainers.methods import cams, gradient, guided, meta, perturbation
+from explainers.methods.fixations import check_fixations, fixation_density, fixations
+from explainers.methods.full_gradients import full_gradients
 from explainers.methods.signals import Combine
+
+_NOT_OPTIONS = {"model", "inputs", "indices", "seeds", "return_gap", "method"}
 
 
 @dataclass(frozen=True)
@@ -23,30 +31,74 @@ class Method:
     name: str
     title: str  # as the paper writes it
     paper: str
-    function: Callable[..., tuple[tf.Tensor, tf.Tensor]]  # (model, inputs, indices) -> (logits, raw maps)
+    function: Callable[..., tuple[tf.Tensor, tf.Tensor]]  # (model, inputs, indices, **options) -> (logits, raw maps)
     needs: str  # what a model must have, in words
-    cost: str  # in forward passes (f), backward passes through the head (h) or the whole model (b), and units k
+    # In forward passes (f), backward passes through the head (h) or through the model (b), for k units and C channels.
+    cost: str
     postprocessing: Callable[[tf.Tensor], tf.Tensor]  # what the paper shows
     combine: Combine | None = None  # its algebra on shared signals; None for methods with passes of their own
     reads_gradients: bool = False  # whether `combine` needs dy/dA
     reads_weights: bool = False  # whether `combine` needs the classifier's kernel
     spatial: bool = True  # whether it needs a spatial signal
+    seeded: bool = False  # whether `function` draws random numbers, and takes `seeds`
+    expanding: bool = False  # whether it makes many passes an image
     check: Callable[[Exposed], None] | None = None  # raises MethodError where it does not fit
+    options: tuple[str, ...] = field(default=())  # names of the function's own parameters
 
     def __repr__(self) -> str:
         return f"Method({self.name!r})"
 
 
+@dataclass(frozen=True)
+class MetaMethod:
+    """A way to make a method out of another."""
+
+    name: str
+    title: str
+    paper: str
+    function: Callable[..., Any]  # (method's function, **options) -> function
+    cost: str
+    seeded: bool
+    options: tuple[str, ...]
+
+
+def _options_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(name for name in inspect.signature(function).parameters if name not in _NOT_OPTIONS)
+
+
+def _method(name: str, title: str, paper: str, function: Callable[..., Any], **rest: Any) -> Method:
+    return Method(name, title, paper, function, options=_options_of(function), **rest)
+
+
 def _gradient_cam(name: str, title: str, paper: str, function: Callable[..., Any], combine: Combine) -> Method:
     """A method that needs A and dy/dA, and nothing else: all such methods share one pass."""
-    return Method(
-        name, title, paper, function, "a spatial signal", "1 f + k h", filters.positive_normalize, combine,
+    return _method(
+        name,
+        title,
+        paper,
+        function,
+        needs="a spatial signal",
+        cost="1 f + k h",
+        postprocessing=filters.positive_normalize,
+        combine=combine,
         reads_gradients=True,
-    )  # fmt: skip
+    )
+
+
+def _input_map(name: str, title: str, paper: str, function: Callable[..., Any], cost: str, **rest: Any) -> Method:
+    """A method that looks at the input alone."""
+    return _method(
+        name,
+        title,
+        paper,
+        function,
+        cost=cost,
+        **{"needs": "one differentiable input", "postprocessing": filters.clip_normalize, "spatial": False, **rest},
+    )
 
 
 _ALL = (
-    Method(
+    _method(
         "cam",
         "CAM",
         "Zhou et al. 2016, arXiv:1512.04150",
@@ -69,6 +121,120 @@ _ALL = (
     _gradient_cam(
         "layercam", "LayerCAM", "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943", cams.layercam, cams.combine_layercam
     ),
+    _method(
+        "eigencam",
+        "Eigen-CAM",
+        "Muhammad & Yeasin 2020, arXiv:2008.00299",
+        cams.eigencam,
+        needs="a spatial signal; the map is the same for all units",
+        cost="1 f",
+        postprocessing=filters.positive_normalize,
+        combine=cams.combine_eigencam,
+    ),
+    _method(
+        "ablationcam",
+        "Ablation-CAM",
+        "Desai & Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
+        perturbation.ablationcam,
+        needs="a spatial signal",
+        cost="1 f + C head passes (1 f where CAM fits)",
+        expanding=True,
+        postprocessing=filters.positive_normalize,
+    ),
+    _method(
+        "scorecam",
+        "Score-CAM",
+        "Wang et al. 2020, arXiv:1910.01279",
+        perturbation.scorecam,
+        needs="a spatial signal, one input",
+        cost="1 f + C f (or channels f)",
+        expanding=True,
+        postprocessing=filters.positive_normalize,
+    ),
+    _input_map("gradients", "Saliency", "Simonyan et al. 2013, arXiv:1312.6034", gradient.gradients, cost="1 f + k b"),
+    _input_map(
+        "input_x_gradient",
+        "Input x gradient",
+        "Shrikumar et al. 2016, arXiv:1605.01713",
+        gradient.input_x_gradient,
+        cost="1 f + k b",
+    ),
+    _input_map(
+        "integrated_gradients",
+        "Integrated gradients",
+        "Sundararajan et al. 2017, arXiv:1703.01365",
+        gradient.integrated_gradients,
+        cost="steps (f + k b)",
+        expanding=True,
+    ),
+    _input_map(
+        "smoothgrad",
+        "SmoothGrad",
+        "Smilkov et al. 2017, arXiv:1706.03825",
+        gradient.smoothgrad,
+        cost="samples (f + k b)",
+        expanding=True,
+        seeded=True,
+    ),
+    _input_map(
+        "guided_backprop",
+        "Guided backpropagation",
+        "Springenberg et al. 2014, arXiv:1412.6806",
+        guided.guided_backprop,
+        cost="1 f + k b",
+        needs="ReLUs, one differentiable input",
+        check=guided.check_guided,
+    ),
+    _input_map(
+        "guided_gradcam",
+        "Guided Grad-CAM",
+        "Selvaraju et al. 2017, arXiv:1610.02391",
+        guided.guided_gradcam,
+        cost="2 f + k (b + h)",
+        needs="ReLUs, one differentiable input, a spatial signal",
+        spatial=True,
+        check=guided.check_guided,
+    ),
+    _input_map(
+        "full_gradients",
+        "FullGrad",
+        "Srinivas & Fleuret 2019, arXiv:1905.00780",
+        full_gradients,
+        cost="1 f + k b",
+        postprocessing=filters.normalize,
+    ),
+    _input_map(
+        "occlusion",
+        "Occlusion",
+        "Zeiler & Fergus 2014, arXiv:1311.2901",
+        perturbation.occlusion,
+        cost="1 f + windows f",
+        expanding=True,
+        needs="one input of images",
+        postprocessing=filters.positive_normalize,
+    ),
+    _input_map(
+        "rise",
+        "RISE",
+        "Petsiuk et al. 2018, arXiv:1806.07421",
+        perturbation.rise,
+        cost="1 f + masks f",
+        expanding=True,
+        needs="one input of images",
+        postprocessing=filters.normalize,
+        seeded=True,
+    ),
+    _input_map(
+        "fixations",
+        "CNN Fixations",
+        "Mopuri et al. 2017, arXiv:1708.06670",
+        fixations,
+        cost="1 f, and back-tracking of points",
+        expanding=True,
+        needs="layers of convolutional networks, one input of images",
+        postprocessing=fixation_density,
+        check=check_fixations,
+    ),
     _gradient_cam(
         "gradcam_guided",
         "Grad-CAM, gated gradients",
@@ -83,35 +249,151 @@ _ALL = (
         cams.gradcampp_official,
         cams.combine_gradcampp_official,
     ),
-    Method(
-        "gradients",
-        "Saliency",
-        "Simonyan et al. 2013, arXiv:1312.6034",
-        gradient.gradients,
-        needs="one differentiable input",
-        cost="1 f + k b",
-        postprocessing=filters.absolute_normalize,
-        spatial=False,
+    _method(
+        "scorecam_official",
+        "Score-CAM, as its authors' code",
+        "the program of Wang et al. 2020, arXiv:1910.01279",
+        perturbation.scorecam_official,
+        needs="a spatial signal, one input",
+        cost="1 f + C f (or channels f)",
+        expanding=True,
+        postprocessing=filters.positive_normalize,
     ),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
+META_METHODS: dict[str, MetaMethod] = {
+    method.name: method
+    for method in (
+        MetaMethod(
+            "meta.smooth",
+            "Mean over noisy copies",
+            "after Smilkov et al. 2017, arXiv:1706.03825",
+            meta.smooth,
+            "repetitions x the method's",
+            seeded=True,
+            options=_options_of(meta.smooth),
+        ),
+        MetaMethod(
+            "meta.tta",
+            "Mean over scales and mirror images",
+            "test-time augmentation",
+            meta.tta,
+            "2 (1 + scales) x the method's",
+            seeded=False,
+            options=_options_of(meta.tta),
+        ),
+    )
+}
 
-def get_method(name: str) -> Method:
-    """The method of that name.
+
+def get_method(spec: str) -> Method:
+    """The method of that name, with options where the name has some in brackets.
+
+    Args:
+        spec: such as `"gradcam"`, `"scorecam(channels=32)"` or `"meta.smooth(gradcam, repetitions=8)"`; values are
+            Python literals.
+
+    Returns:
+        The method; its name is `spec`, written in one way whatever blanks and order of options it came in.
 
     Raises:
-        MethodError: there is none; the message lists the valid names and the nearest.
+        MethodError: there is no such method or option; the message lists the valid names and the nearest.
     """
-    if name not in METHODS:
-        nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise MethodError(f"there is no method {name!r}.{hint} The methods are: {', '.join(METHODS)}")
-    return METHODS[name]
+    if spec in METHODS:
+        return METHODS[spec]
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+    except SyntaxError:
+        raise _no_method(spec) from None
+    if not isinstance(tree, (ast.Call, ast.Name, ast.Attribute)):
+        raise _no_method(spec)
+    return _from_tree(tree)
 
 
 def method_of(function: Callable[..., Any]) -> Method | None:
-    """The registered method behind a function, seen through `tf.function`; None for a stranger."""
-    plain = getattr(function, "python_function", function)
+    """The registered method behind a function, seen through `tf.function` and meta methods; None for a stranger."""
+    plain = inspect.unwrap(getattr(function, "python_function", function))
     return next((method for method in METHODS.values() if method.function is plain), None)
+
+
+def _from_tree(tree: ast.expr) -> Method:
+    if not isinstance(tree, ast.Call):
+        name = ast.unparse(tree)
+        if name in META_METHODS:
+            raise MethodError(f"{name} is made of a method, as in {name}(gradcam)")
+        return METHODS[name] if name in METHODS else _raise(_no_method(name))
+    name = ast.unparse(tree.func)
+    options = {str(keyword.arg): _literal(name, keyword) for keyword in sorted(tree.keywords, key=lambda k: str(k.arg))}
+    if name in META_METHODS:
+        return _from_meta(META_METHODS[name], tree.args, options)
+    if name not in METHODS:
+        raise _no_method(name)
+    method = METHODS[name]
+    if tree.args:
+        raise MethodError(f"options of {name} are given by name, such as {_example(method.options)}")
+    _check_options(name, options, method.options)
+    return _with_options(method, options)
+
+
+def _from_meta(meta_method: MetaMethod, arguments: list[ast.expr], options: dict[str, Any]) -> Method:
+    if len(arguments) != 1:
+        raise MethodError(f"{meta_method.name} is made of one method, as in {meta_method.name}(gradcam)")
+    base = _from_tree(arguments[0])
+    _check_options(meta_method.name, options, meta_method.options)
+    return dataclasses.replace(
+        base,
+        name=_canonical(meta_method.name, [base.name], options),
+        function=meta_method.function(base.function, **options),
+        cost=f"{meta_method.cost}: {base.cost}",
+        combine=None,
+        reads_gradients=False,
+        reads_weights=False,
+        seeded=meta_method.seeded,
+        expanding=True,
+    )
+
+
+def _with_options(method: Method, options: dict[str, Any]) -> Method:
+    if not options:
+        return method
+    function = functools.wraps(method.function)(functools.partial(method.function, **options))
+    return dataclasses.replace(method, name=_canonical(method.name, [], options), function=function)
+
+
+def _canonical(name: str, arguments: list[str], options: dict[str, Any]) -> str:
+    return f"{name}({', '.join([*arguments, *(f'{key}={value!r}' for key, value in options.items())])})"
+
+
+def _check_options(name: str, options: dict[str, Any], valid: tuple[str, ...]) -> None:
+    for option in options:
+        if option not in valid:
+            nearest = difflib.get_close_matches(str(option), valid, n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise MethodError(f"{name} has no option {option!r}.{hint} Its options are: {', '.join(valid) or 'none'}")
+
+
+def _literal(name: str, keyword: ast.keyword) -> Any:
+    try:
+        return ast.literal_eval(keyword.value)
+    except ValueError:
+        raise MethodError(
+            f"the option {keyword.arg!r} of {name} is a number, a text or a tuple, not {ast.unparse(keyword.value)!r}"
+        ) from None
+
+
+def _example(options: tuple[str, ...]) -> str:
+    return f"{options[0]}=..." if options else "none: it has no options"
+
+
+def _no_method(name: str) -> MethodError:
+    names = [*METHODS, *META_METHODS]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    listed = ", ".join([*METHODS, *(f"{meta_name}(...)" for meta_name in META_METHODS)])
+    return MethodError(f"there is no method {name!r}.{hint} The methods are: {listed}")
+
+
+def _raise(error: Exception) -> Any:
+    raise error

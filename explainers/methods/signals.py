@@ -21,8 +21,11 @@ class Signals:
     """What a CAM is computed from, for n images and k units of each."""
 
     activations: tf.Tensor  # A: (n, *positions, C) float32
-    gradients: Any  # g = dy/dA: (n, k, *positions, C) float32; None for methods that do not need it
-    weights: Any  # the classifier's kernel for each unit: (n, k, C) float32; None likewise
+    units: tf.Tensor  # (n, k) int32
+    # g = dy/dA: (n, k, *positions, C) float32, or with one position where it is the same at all of them; None for
+    # methods that do not need it.
+    gradients: Any = None
+    weights: Any = None  # the classifier's kernel for each unit: (n, k, C) float32; None likewise
 
     @property
     def positions(self) -> list[int]:
@@ -33,6 +36,27 @@ class Signals:
     def image_positions(self) -> list[int]:
         """The axes of `activations` that hold positions."""
         return list(range(1, len(self.activations.shape) - 1))
+
+    @property
+    def n_positions(self) -> tf.Tensor:
+        """Z, the number of positions, as a float32 scalar."""
+        return count_positions(self.activations)
+
+    def sum(self, values: tf.Tensor) -> tf.Tensor:
+        """The sum over positions of something that is shaped like `gradients`: (n, k, C)."""
+        if self._one_position(values):
+            return self.n_positions * tf.reshape(values, [*_shape(values)[:2], _shape(values)[-1]])
+        return tf.reduce_sum(values, axis=self.positions)
+
+    def mean_product(self, factors: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        """The mean over positions of `factors` (n, *positions, C) times a tensor shaped like `gradients`: (n, k, C)."""
+        if self._one_position(values):
+            mean = tf.reduce_mean(factors, axis=self.image_positions)[:, tf.newaxis]
+            return mean * tf.reshape(values, [*_shape(values)[:2], _shape(values)[-1]])
+        return tf.reduce_mean(factors[:, tf.newaxis] * values, axis=self.positions)
+
+    def _one_position(self, values: tf.Tensor) -> bool:
+        return all(values.shape[axis] == 1 for axis in self.positions)
 
 
 Combine = Callable[[Signals], tf.Tensor]  # -> raw maps (n, *positions, k)
@@ -62,16 +86,18 @@ def explain_signals(
     """
     exposed = ensure_exposed(model)
     signals = keras.tree.flatten(exposed.split(as_inputs(exposed, inputs)))
-    if indices is None:
-        units = tf.range(exposed.n_classes)[tf.newaxis]
-        indices = tf.tile(units, [tf.shape(signals[0])[0], 1])
-    indices = as_indices(indices)
-    if gradients and (indices.shape[1] is None or indices.shape[1] > UNROLLED_UNITS):
+    indices = as_indices(exposed, indices, signals[0])
+    if gradients and must_loop(exposed, indices.shape[1]):
         return _one_unit_at_a_time(combine, exposed, signals, indices)
     logits, gradient = differentiate_head(exposed, signals, lambda _: indices, needed=gradients)
     kernel = gather_weights(exposed, indices) if weights else None
-    maps = combine(Signals(tf.cast(signals[0], tf.float32), gradient, kernel))
+    maps = combine(Signals(tf.cast(signals[0], tf.float32), indices, gradient, kernel))
     return tf.gather(logits, indices, batch_dims=1), maps
+
+
+def must_loop(exposed: Exposed, n_units: int | None) -> bool:
+    """Whether the gradients of so many units would not fit in memory together, and are taken one after the other."""
+    return not exposed.linear_head and (n_units is None or n_units > UNROLLED_UNITS)
 
 
 def differentiate_head(
@@ -92,10 +118,12 @@ def differentiate_head(
         needed: False skips the gradient.
 
     Returns:
-        Logits (n, L) and dy/dA (n, k, *positions, C), float32; None in place of the gradient if it is not needed.
+        Logits (n, L) and dy/dA (n, k, *positions, C), float32; with one position if the head is linear, since the
+        gradient is then the same at all of them; None in its place if it is not needed.
     """
-    if not needed:
-        return tf.cast(exposed.head(signals), tf.float32), None
+    if not needed or exposed.linear_head:
+        logits = tf.cast(exposed.head(signals), tf.float32)
+        return logits, _closed_form(exposed, signals[0], choose(logits)) if needed else None
     # Squares and sums of float16 activations overflow, so the gradient is taken in float32.
     activations = tf.cast(signals[0], tf.float32)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
@@ -107,18 +135,32 @@ def differentiate_head(
     return logits, tf.stack(columns, axis=1)
 
 
+def _closed_form(exposed: Exposed, activations: tf.Tensor, units: tf.Tensor) -> tf.Tensor:
+    """dy/dA behind a global average and a linear classifier: its kernel over the number of positions."""
+    weights = gather_weights(exposed, units) / count_positions(activations)
+    sizes = _shape(weights)
+    return tf.reshape(weights, [*sizes[:2], *[1] * (len(activations.shape) - 2), sizes[2]])
+
+
+def count_positions(activations: tf.Tensor) -> tf.Tensor:
+    """Z of activations (n, *positions, C), a float32 scalar."""
+    return tf.cast(tf.reduce_prod(tf.shape(activations)[1:-1]), tf.float32)
+
+
 def gather_weights(exposed: Exposed, indices: tf.Tensor) -> tf.Tensor:
     """The classifier's kernel for the units `indices` (n, k): (n, k, C) float32."""
     assert exposed.class_kernel is not None
     return tf.gather(tf.transpose(exposed.class_kernel()), indices)
 
 
-def as_indices(indices: tf.Tensor) -> tf.Tensor:
-    """Units as an int32 tensor (n, k).
+def as_indices(exposed: Exposed, indices: tf.Tensor | None, images: tf.Tensor) -> tf.Tensor:
+    """Units as an int32 tensor (n, k); None stands for all units of every image.
 
     Raises:
         InputError: they are not integers, or not one row an image.
     """
+    if indices is None:
+        return tf.tile(tf.range(exposed.n_classes)[tf.newaxis], [tf.shape(images)[0], 1])
     indices = tf.convert_to_tensor(indices)
     if not indices.dtype.is_integer:
         raise InputError(f"units are integers, and these are {indices.dtype.name}: cast the indices to int32")
@@ -137,9 +179,15 @@ def _one_unit_at_a_time(
 
     def explain_column(column: tf.Tensor) -> tf.Tensor:
         _, gradient = differentiate_head(exposed, signals, lambda _: column[:, tf.newaxis])
-        return combine(Signals(activations, gradient, None))[..., 0]
+        return combine(Signals(activations, column[:, tf.newaxis], gradient))[..., 0]
 
     maps = tf.map_fn(explain_column, tf.transpose(indices), fn_output_signature=tf.float32)
     logits = tf.cast(exposed.head(signals), tf.float32)
     last = len(activations.shape) - 1
     return tf.gather(logits, indices, batch_dims=1), tf.transpose(maps, [*range(1, last + 1), 0])
+
+
+def _shape(values: tf.Tensor) -> list[Any]:
+    """Sizes, as numbers where they are known."""
+    dynamic = tf.shape(values)
+    return [dynamic[i] if size is None else size for i, size in enumerate(values.shape)]

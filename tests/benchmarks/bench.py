@@ -1,6 +1,7 @@
 """`make bench`: what explaining costs beside the model's own forward pass, measured interleaved, as ratios of one run.
 
     program   one-pass explanation of a batch in memory against `model(x)` in a `tf.function`
+    scorecam  masked forward passes of Score-CAM against plain ones
     job       JPEG files to Parquet and full-size PNG overlays against that forward pass
     memory    peak memory of a long run against that of a short one
 
@@ -102,6 +103,28 @@ def bench_many(rounds: int) -> None:
         report(f"program, {len(SHARING)} methods top-3, {name}", forward, explained, (BATCH, BATCH))
 
 
+CHANNELS = 16
+
+
+def scorecam_program(exposed: ex.Exposed, inputs: tf.Tensor) -> Callable[[], np.ndarray]:
+    """Score-CAM of one unit of each image on its strongest channels, compiled."""
+    units = tf.zeros((BATCH, 1), tf.int32)
+    scorecam = ex.methods.perturbation.scorecam
+    program = tf.function(lambda x: scorecam(exposed, x, units, channels=CHANNELS)[1], autograph=False)
+    compiled = program.get_concrete_function(inputs)
+    return lambda: compiled(inputs).numpy()
+
+
+def bench_scorecam(rounds: int) -> None:
+    """Masked forward passes of Score-CAM, at the rate of plain ones; the pass that gives the masks counts as one."""
+    for name in SPECS:
+        model = build(name)
+        inputs = tf.random.stateless_uniform((BATCH, 224, 224, 3), (SEED, 1), -1, 1)
+        program = scorecam_program(ex.expose(model), inputs)
+        forward, masked = interleave(rounds, forward_pass(model), program)
+        report(f"Score-CAM, {CHANNELS} channels, {name}", forward, masked, (BATCH, BATCH * (CHANNELS + 1)))
+
+
 def photographs(folder: Path) -> Path:
     """Two hundred JPEG files: the photographs beside the checkout, or the demo's if there are none."""
     if PHOTOGRAPHS.is_dir():
@@ -161,7 +184,8 @@ def bench_memory(folder: Path) -> None:
 def main() -> None:
     """Runs what was asked for, or everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["program", "job", "memory"], help="program, job, memory")
+    parts = ["program", "scorecam", "job", "memory"]
+    parser.add_argument("what", nargs="*", default=parts, help=", ".join(parts))
     parser.add_argument("--rounds", type=int, default=7, help="counted rounds (default: %(default)s)")
     arguments = parser.parse_args()
     device = ", ".join(d.name for d in tf.config.list_physical_devices())
@@ -171,6 +195,8 @@ def main() -> None:
         if "program" in arguments.what:
             bench_program(arguments.rounds)
             bench_many(arguments.rounds)
+        if "scorecam" in arguments.what:
+            bench_scorecam(max(3, arguments.rounds // 2))
         if "job" in arguments.what:
             bench_job(max(3, arguments.rounds // 2), Path(folder))
         if "memory" in arguments.what:

@@ -225,7 +225,7 @@ def test_gradcampp_is_finite_where_the_exponential_of_the_logit_is_not():
 def test_a_channel_that_adds_up_to_zero_does_not_explode_xgradcam():
     A = np.array([[[1.0, 2.0], [-1.0, 3.0]]], np.float32)[np.newaxis]  # the first channel cancels
     g = np.array([[[1.0, 1.0], [5.0, 1.0]]], np.float32)[np.newaxis, np.newaxis]
-    maps = combine_xgradcam(Signals(tf.constant(A), tf.constant(g), None)).numpy()
+    maps = combine_xgradcam(Signals(tf.constant(A), tf.constant([[0]]), tf.constant(g))).numpy()
     np.testing.assert_allclose(maps.reshape(-1), [2, 3])
 
 

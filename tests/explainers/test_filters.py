@@ -17,6 +17,7 @@ EXPECTED = {
     "absolute": [[2, 0, 1, 4], [4, 1, 2, 3], [3, 3, 3, 3]],
     "positive_normalize": [[0, 0, 0.25, 1], [0, 0, 0, 0], [1, 1, 1, 1]],
     "negative_normalize": [[1, 0, 0, 0], [1, 0.25, 0.5, 0.75], [0, 0, 0, 0]],
+    "clip_normalize": [[0.5, 0, 0.25, 1], [1, 0.25, 0.5, 0.75], [1, 1, 1, 1]],
     "absolute_normalize": [[0.5, 0, 0.25, 1], [1, 0.25, 0.5, 0.75], [1, 1, 1, 1]],
 }
 
@@ -29,7 +30,19 @@ def apply(name, maps, **options):
 
 def test_no_filter_is_left_out_here():
     public = {name for name, f in vars(filters).items() if callable(f) and f.__module__ == filters.__name__}
-    assert {name for name in public if not name.startswith("_")} == set(EXPECTED)
+    assert {name for name in public if not name.startswith("_")} == {*EXPECTED, "resize_maps"}
+
+
+def test_the_largest_share_is_clipped_to_one():
+    maps = np.arange(1, 201, dtype=np.float32).reshape(1, 10, 20, 1) * [[[[1, -2]]]]
+    shown = filters.clip_normalize(maps, share=0.05).numpy()
+    np.testing.assert_allclose(shown, np.minimum(np.abs(maps) / (191 * np.array([1, 2])), 1), rtol=1e-6)
+
+
+def test_where_only_a_few_values_are_not_zero_nothing_is_clipped():
+    maps = np.zeros((1, 20, 20, 1), np.float32)
+    maps[0, 3, 4, 0], maps[0, 5, 6, 0] = -4, 2
+    np.testing.assert_allclose(filters.clip_normalize(maps), np.abs(maps) / 4)
 
 
 @every_filter

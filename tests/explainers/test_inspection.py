@@ -541,3 +541,196 @@ def test_padding_is_never_the_signal():
     x = keras.layers.Conv2D(4, 3, padding="same", name="conv")(image)
     x = keras.layers.Flatten()(keras.layers.ZeroPadding2D(name="pad")(x))
     assert ex.expose(keras.Model(image, keras.layers.Dense(3)(x))).activation_layer == "conv"
+
+
+# Layouts of other kinds
+
+
+@pytest.mark.parametrize("training", [False, True, None])
+def test_augmentation_inside_the_model_does_nothing(training):
+    model, x = models.augmented(1), models.images(2)  # `model(x)` would augment: Keras' layers do unless told otherwise
+    exposed = ex.expose(model)
+    logits, activations = exposed(x, training=training)
+    assert exposed.activation_layer == "block2_out"
+    close(log_softmax(logits), np.log(np.asarray(model.predict(x, verbose=0), np.float64)))
+    close(exposed.stem(x), activations)
+    close(ex.methods.cams.gradcam(exposed, x)[0], logits)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", ["vgg", "mobilenet", "squeezenet", "nested", "residual", "squeeze_excite", "swishnet",
+                                  "sequential", "relu6net", "sigmoid", "one_unit"])  # fmt: skip
+def test_half_precision_changes_nothing_but_the_last_digits(name, policy):
+    case = models.CASES[name]
+    single = ex.expose(case.model(4))
+    keras.config.set_dtype_policy(policy)
+    try:
+        half = ex.expose(case.model(4))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert (half.activation_layer, half.logits_layer) == (case.activation_layer, case.logits_layer)
+    assert (half.probability, half.class_kernel is None) == (single.probability, single.class_kernel is None)
+    x, rtol = models.inputs_of(half.source, 3), 0.02 if policy == "mixed_float16" else 0.1
+    assert half(x)[1].dtype == policy.removeprefix("mixed_")
+    for got, want in zip(ex.methods.cams.gradcam(half, x), ex.methods.cams.gradcam(single, x), strict=True):
+        assert got.dtype == tf.float32
+        close(got, want, rtol)
+
+
+@pytest.mark.parametrize("size", [(6, 11), (9, 4)])
+def test_a_model_of_open_size_explains_every_size(size):
+    model = models.dynamic(2)
+    exposed, x = ex.expose(model), models.images(2, shape=(*size, 3))
+    assert exposed.activation_shape == (None, None, None, 6)
+    logits, maps = ex.methods.cams.cam(exposed, x)
+    close(log_softmax(logits), np.log(np.asarray(model(x), np.float64)))
+    assert maps.shape == (2, -(-size[0] // 2), -(-size[1] // 2), models.CLASSES)
+    close(np.mean(maps, axis=(1, 2)) + model.get_layer("predictions").bias.numpy(), logits)
+
+
+def test_a_pool_of_the_signals_own_size_is_a_global_average():
+    model = models.average_pooled(3)
+    x, (kernel, bias) = models.images(2), model.get_layer("predictions").get_weights()
+    logits, maps = ex.methods.cams.cam(model, x)
+    close(maps, np.asarray(ex.expose(model)(x)[1]) @ kernel)
+    close(np.mean(maps, axis=(1, 2)) + bias, logits)
+
+
+@pytest.mark.parametrize("pool", [layers.AveragePooling2D(2), layers.AveragePooling2D(4, strides=1, padding="same")])
+def test_a_pool_that_leaves_positions_is_none(pool):
+    image = keras.Input((4, 4, 3))
+    x = layers.Flatten()(pool(layers.Conv2D(2, 1, name="conv")(image)))
+    assert ex.expose(keras.Model(image, layers.Dense(3)(x))).class_kernel is None
+
+
+def test_an_output_of_one_position_is_taken_as_a_row_of_logits():
+    model, x = models.kept_axes(1), models.images(2)
+    exposed = ex.expose(model)
+    assert exposed.activation_layer == "block2_out"
+    assert ex.inspection.get_logits_layer(model) is model.get_layer("conv_preds")
+    assert (exposed.probability, exposed.n_classes) == ("softmax", models.CLASSES)
+    assert model(x).shape == (2, 1, 1, models.CLASSES)
+    close(log_softmax(exposed(x)[0]), np.log(np.asarray(model(x), np.float64)[:, 0, 0]))
+    kernel, bias = model.get_layer("conv_preds").get_weights()
+    close(exposed(x)[0], np.asarray(exposed(x)[1]).mean(axis=(1, 2)) @ kernel[0, 0] + bias)
+
+
+def test_an_output_is_named_by_its_key_where_the_model_returns_a_dict():
+    two = models.multi_output(2)
+    model, x = keras.Model(two.input, {"what": two.outputs[0], "hue": two.outputs[1]}), models.images(2)
+    for key, layer in (("what", "animal"), ("hue", "colour")):
+        exposed = ex.expose(model, outputs=key)
+        assert exposed.logits_layer == layer
+        np.testing.assert_array_equal(exposed(x)[0], ex.expose(two, outputs=layer)(x)[0])
+    with pytest.raises(ModelError, match=r"2 outputs \(hue, what\): name the one .*outputs='hue'"):
+        ex.expose(model)
+
+
+def test_a_model_that_returns_a_dict_of_one_needs_no_name():
+    plain, x = models.gap_dense(2), models.images(2)
+    exposed = ex.expose(keras.Model(plain.input, {"probabilities": plain.output}))
+    np.testing.assert_array_equal(exposed(x)[0], ex.expose(plain)(x)[0])
+
+
+def test_outputs_of_a_nested_model_are_told_by_their_paths():
+    image = keras.Input((8, 8, 3))
+    model, x = keras.Model(image, models.multi_output(3)(image)), models.images(2)
+    with pytest.raises(ModelError, match=r"2 outputs \(two.animal, two.colour\)"):
+        ex.expose(model)
+    assert ex.expose(model, outputs="two.colour").n_classes == 2
+    close(ex.expose(model, outputs="two.animal")(x)[0], ex.expose(models.multi_output(3), outputs="animal")(x)[0])
+
+
+def test_the_classifier_may_be_a_layer_with_a_kernel_out_of_sight():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="second")(layers.Conv2D(4, 3, name="first")(image))
+    x = layers.Softmax()(OwnHead(name="own")(layers.GlobalAveragePooling2D()(x)))
+    exposed = ex.expose(keras.Model(image, x))
+    assert (exposed.activation_layer, exposed.logits_layer) == ("second", "own")
+
+
+def test_slopes_of_a_rectifier_are_no_classifier():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(models.CLASSES, 1, name="score_maps")(models._features(image))
+    x = layers.GlobalAveragePooling2D()(layers.PReLU(shared_axes=[1, 2])(x))
+    assert ex.expose(keras.Model(image, layers.Softmax()(x))).activation_layer == "block2_out"
+
+
+def test_a_frozen_body_under_training_keeps_its_signal_and_the_head_moves_on():
+    model, x = models.nested(5), models.images(8)
+    model.get_layer("backbone").trainable = False
+    exposed = ex.expose(model)
+    logits, activations = exposed(x)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, np.arange(8) % models.CLASSES, epochs=2, verbose=0)
+    moved, same = exposed(x)
+    np.testing.assert_array_equal(same, activations)
+    assert np.abs(np.asarray(moved) - np.asarray(logits)).max() > 1e-3
+    close(log_softmax(moved), np.log(np.asarray(model(x), np.float64)))
+
+
+def test_score_maps_of_the_image_itself_are_the_signal():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(models.CLASSES, 3, name="score_maps")(layers.Rescaling(0.1)(image))
+    x = layers.Softmax()(layers.GlobalAveragePooling2D()(x))
+    assert ex.expose(keras.Model(image, x)).activation_layer == "score_maps"
+
+
+def ensemble():
+    image, members = keras.Input((8, 8, 3)), [models.gap_dense(seed) for seed in range(2)]
+    for member, name in zip(members, ("first", "second"), strict=True):
+        member.name = name
+    return keras.Model(image, layers.Average()([member(image) for member in members]))
+
+
+def rescaled_image():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.Rescaling(0.1)(image))))
+
+
+def grey():
+    image = keras.Input((8, 6))
+    x = layers.Conv2D(3, 3, activation="relu", name="conv")(layers.Reshape((8, 6, 1))(image))
+    return models.randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))), 0)
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (ensemble, "several spatial signals, and none that all .* name one .* such as 'second.block2_out'"),
+        (models.two_streams, "several spatial signals, .* such as '(left|right)_out', and maps tell of that"),
+        (rescaled_image, "no spatial signal: .* behind a convolution. Name one with arguments=, or use gradients"),
+        (grey, r"reads \(None, 8, 6\): .*keras.Input\(\(8, 6, 1\)\), .*Reshape\(\(8, 6\)\), model\]\)"),
+    ],
+)
+def test_a_model_without_a_signal_of_its_own_is_refused_with_the_way_out(build, text):
+    with pytest.raises(ModelError, match=text):
+        ex.expose(build())
+
+
+def test_one_branch_of_several_is_explained_when_asked_for():
+    model, x = models.two_streams(1), models.images(2)
+    exposed = ex.expose(model, "right_out")
+    assert len(exposed.head.input_slots) == 2
+    close(log_softmax(exposed(x)[0]), np.log(np.asarray(model(x), np.float64)))
+
+
+def test_grey_images_are_explained_with_an_axis_for_their_channel():
+    model, x = grey(), models.images(2, shape=(8, 6, 1))
+    exposed = ex.expose(keras.Sequential([keras.Input((8, 6, 1)), layers.Reshape((8, 6)), model]))
+    assert exposed.activation_shape == (None, 6, 4, 3)
+    close(exposed(x)[0], model(x[..., 0]))
+    assert ex.gradcam(exposed, x)[1].shape == (2, 8, 6, 2)
+
+
+@every_case
+def test_bottlenecks_are_the_signals_without_which_nothing_of_the_image_arrives(case):
+    graph = ex.expose(case.model()).graph
+    (image,), logits = graph.inputs, graph.outputs[0]
+
+    def cuts_off(slot):
+        return all(image not in step.inputs for step in graph.ancestors([logits], stop=[slot]))
+
+    slots = [slot for step in graph.ancestors([logits]) for slot in step.outputs if slot.index != logits.index]
+    want = [slot.index for slot in reversed(slots) if cuts_off(slot)]
+    assert [slot.index for slot in graph.bottlenecks(logits, [image])] == [*want, image.index]

@@ -53,7 +53,7 @@ def test_every_method_has_a_shortcut_that_post_processes_as_its_paper(method):
     logits, maps = shortcut(model, x, y, resizing=None)
     raw_logits, raw_maps = method.function(model, x, y)
     np.testing.assert_allclose(logits, raw_logits, rtol=1e-5)
-    np.testing.assert_allclose(maps, method.postprocessing(raw_maps), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(maps, method.postprocessing(raw_maps), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,10 @@ def test_every_method_has_a_shortcut_that_post_processes_as_its_paper(method):
     [
         ("cam", filters.positive_normalize),
         ("gradcam", filters.positive_normalize),
-        ("gradients", filters.absolute_normalize),
+        ("gradients", filters.clip_normalize),
+        ("integrated_gradients", filters.clip_normalize),
+        ("full_gradients", filters.normalize),
+        ("scorecam", filters.positive_normalize),
     ],
 )
 def test_maps_are_shown_as_in_the_papers(name, postprocessing):
@@ -79,6 +82,7 @@ def test_the_shared_algebra_is_that_of_the_function(method):
     _, gradient = signals.differentiate_head(exposed, [activations], lambda _: units)
     shared = signals.Signals(
         activations=activations,
+        units=units,
         gradients=gradient if method.reads_gradients else None,
         weights=signals.gather_weights(exposed, units) if method.reads_weights else None,
     )
@@ -99,6 +103,52 @@ def test_an_unknown_name_lists_the_nearest_and_all(name, text):
         registry.get_method(name)
     assert text in str(caught.value)
     assert all(known in str(caught.value) for known in ex.METHODS)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "options"),
+    [
+        ("gradcam", "gradcam", {}),
+        (" scorecam( channels = 4 )", "scorecam(channels=4)", {"channels": 4}),
+        ("rise(masks=8, grid=2)", "rise(grid=2, masks=8)", {"masks": 8, "grid": 2}),
+        ("occlusion(size=(3,4))", "occlusion(size=(3, 4))", {"size": (3, 4)}),
+    ],
+)
+def test_options_in_brackets_are_given_to_the_function(spec, name, options):
+    method = registry.get_method(spec)
+    assert method.name == name
+    model, x, y = models.gap_dense(), models.images(2), np.array([[1], [3]])
+    want = ex.METHODS[name.split("(")[0]].function(model, x, y, **options)[1]
+    np.testing.assert_array_equal(method.function(model, x, y)[1], want)
+
+
+def test_a_meta_method_in_brackets_is_that_of_the_library():
+    method = registry.get_method("meta.tta(meta.smooth(gradcam, repetitions=3, noise=0.2), scales=())")
+    assert method.name == "meta.tta(meta.smooth(gradcam, noise=0.2, repetitions=3), scales=())"
+    model, x, y = models.gap_dense(), models.images(2), np.array([[1], [3]])
+    want = ex.methods.meta.tta(ex.methods.meta.smooth(ex.methods.cams.gradcam, 3, 0.2), ())(model, x, y)[1]
+    np.testing.assert_array_equal(method.function(model, x, y)[1], want)
+    assert (method.combine, method.seeded, method.spatial) == (None, False, True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("scorecam(channel=4)", "scorecam has no option 'channel'. Did you mean 'channels'?"),
+        ("gradcam(channels=4)", "gradcam has no option 'channels'. Its options are: none"),
+        ("scorecam(4)", "options of scorecam are given by name, such as channels=..."),
+        ("scorecam(channels=many)", "the option 'channels' of scorecam is a number, a text or a tuple, not 'many'"),
+        ("meta.smooth", r"meta.smooth is made of a method, as in meta.smooth(gradcam)"),
+        ("meta.smooth()", "meta.smooth is made of one method"),
+        ("meta.smooth(gradcamm)", "there is no method 'gradcamm'. Did you mean 'gradcam'?"),
+        ("gradcam(", "there is no method 'gradcam('"),
+        ("__import__('os').system('true')", "there is no method"),
+    ],
+)
+def test_wrong_options_are_told(spec, text):
+    with pytest.raises(MethodError) as caught:
+        registry.get_method(spec)
+    assert text in str(caught.value)
 
 
 def test_the_public_names_are_there_once():

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import explainers as ex
 from explainers.errors import InputError
-from explainers.visualization import Picture, heat_colors
+from explainers.visualization import Picture, heat_colors, strongest_channels
 from tests import models
 
 HEAT = heat_colors().astype(np.float64)
@@ -226,3 +226,39 @@ def test_what_explain_returns_can_be_shown_as_it_is():
 def test_an_error_names_the_rule_and_the_value(images, options, text):
     with pytest.raises(InputError, match=text):
         ex.visualize(images, **options)
+
+
+# Feature maps
+
+
+def test_feature_maps_are_shown_strongest_first_on_one_scale():
+    model = models.gap_dense(1)
+    exposed, x = ex.expose(model), models.images(2)
+    signal = np.asarray(exposed(x)[1])
+    picture = ex.activations(exposed, x, channels=3, tile_size=8, gap=0)
+    assert picture.pixels.shape == (2 * 8, 4 * 8, 3)
+    for i in range(2):
+        strength = signal[i].mean(axis=(0, 1))
+        best = np.argsort(-strength)[:3]
+        scaled = signal[i][..., best] / signal[i][..., best].max()
+        for place, channel in enumerate(np.moveaxis(scaled, -1, 0)):
+            want = heat_colors()[np.round(255 * np.kron(channel, np.ones((2, 2)))).astype(int)]
+            np.testing.assert_array_equal(picture.pixels[8 * i : 8 * i + 8, 8 * (place + 1) : 8 * (place + 2)], want)
+
+
+def test_strongest_channels_go_by_mean_magnitude_of_each_image():
+    signal = np.zeros((2, 2, 2, 3), np.float32)
+    signal[0, ..., 1], signal[0, ..., 2], signal[1, ..., 0] = -3, 2, 1
+    np.testing.assert_array_equal(strongest_channels(signal, 2), [[1, 2], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: ex.activations(models.conv1d(), models.images(1, shape=(12, 2))), "are shown in two dimensions"),
+        (lambda: ex.activations(models.gap_dense(), models.images(1), channels=0), "channels is at least 1, not 0"),
+    ],
+)
+def test_feature_maps_that_cannot_be_shown_are_refused(call, text):
+    with pytest.raises(InputError, match=text):
+        call()

@@ -1,6 +1,16 @@
 """The methods again, slow and simple: float64 NumPy, loops over positions, written from the papers."""
 
+from tests.oracle.fullgrad import full_gradient_terms, full_gradients
+from tests.oracle.input_gradients import (
+    gradient,
+    guided_backprop,
+    guided_gradcam,
+    input_x_gradient,
+    integrated_gradients,
+    smoothgrad,
+)
 from tests.oracle.layers import (
+    AveragePool,
     BatchNorm,
     Conv,
     Dense,
@@ -8,12 +18,15 @@ from tests.oracle.layers import (
     GlobalAverage,
     MaxPool,
     Relu,
+    Relu6,
     Swish,
     backward,
+    depthwise,
     forward,
 )
 from tests.oracle.maps import (
     cam,
+    eigencam,
     gradcam,
     gradcam_guided,
     gradcampp,
@@ -24,9 +37,12 @@ from tests.oracle.maps import (
     saliency,
     xgradcam,
 )
+from tests.oracle.meta import smooth, tta
+from tests.oracle.perturbation import ablationcam, occlusion, probabilities, resize, rise, scorecam, scorecam_official
 from tests.oracle.reading import read_chain
 
 __all__ = [
+    "AveragePool",
     "BatchNorm",
     "Conv",
     "Dense",
@@ -34,18 +50,38 @@ __all__ = [
     "GlobalAverage",
     "MaxPool",
     "Relu",
+    "Relu6",
     "Swish",
+    "ablationcam",
     "backward",
     "cam",
+    "depthwise",
+    "eigencam",
     "forward",
+    "full_gradient_terms",
+    "full_gradients",
     "gradcam",
     "gradcam_guided",
     "gradcampp",
     "gradcampp_official",
+    "gradient",
+    "guided_backprop",
+    "guided_gradcam",
     "hirescam",
+    "input_x_gradient",
+    "integrated_gradients",
     "layercam",
     "numeric_gradient",
+    "occlusion",
+    "probabilities",
     "read_chain",
+    "resize",
+    "rise",
     "saliency",
+    "scorecam",
+    "scorecam_official",
+    "smooth",
+    "smoothgrad",
+    "tta",
     "xgradcam",
 ]

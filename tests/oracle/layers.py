@@ -56,6 +56,15 @@ class Conv:
                 yield i, j, np.s_[top : top + self.kernel.shape[0], left : left + self.kernel.shape[1]]
 
 
+def depthwise(kernel, bias, strides=(1, 1), padding="valid"):
+    """A convolution of every channel by itself: one whose kernel is zero between channels; (kh, kw, c, m) as Keras."""
+    kh, kw, channels, multiplier = kernel.shape
+    full = np.zeros((kh, kw, channels, channels * multiplier))
+    for c, m in np.ndindex(channels, multiplier):
+        full[:, :, c, c * multiplier + m] = kernel[:, :, c, m]
+    return Conv(full, bias, strides, padding)
+
+
 @dataclass
 class BatchNorm:
     """Normalisation by the moving statistics."""
@@ -82,6 +91,17 @@ class Relu:
 
     def backward(self, x, g):
         return g * (x > 0)
+
+
+@dataclass
+class Relu6:
+    """min(max(x, 0), 6)."""
+
+    def forward(self, x):
+        return np.clip(x, 0, 6)
+
+    def backward(self, x, g):
+        return g * ((x > 0) & (x < 6))
 
 
 @dataclass
@@ -134,6 +154,28 @@ class MaxPool:
 
 
 @dataclass
+class AveragePool:
+    """The mean of windows that do not overlap; what does not fill a window is dropped."""
+
+    size: int = 2
+
+    def forward(self, x):
+        out = np.zeros((x.shape[0] // self.size, x.shape[1] // self.size, x.shape[2]))
+        for i, j in np.ndindex(out.shape[:2]):
+            out[i, j] = x[self._window(i, j)].mean(axis=(0, 1))
+        return out
+
+    def backward(self, x, g):
+        out = np.zeros_like(x)
+        for i, j in np.ndindex(g.shape[:2]):
+            out[self._window(i, j)] = g[i, j] / self.size**2
+        return out
+
+    def _window(self, i, j):
+        return np.s_[i * self.size : (i + 1) * self.size, j * self.size : (j + 1) * self.size]
+
+
+@dataclass
 class GlobalAverage:
     """The mean of all positions."""
 
@@ -176,11 +218,16 @@ def forward(layers, x):
     return x
 
 
-def backward(layers, x, g):
-    """The gradient with respect to `x`, from `g` at the end of `layers`."""
+def backward(layers, x, g, guided=False):
+    """The gradient with respect to `x`, from `g` at the end of `layers`.
+
+    With `guided`, what reaches the output of a ReLU passes it only where it is positive (Springenberg et al. 2014).
+    """
     inputs = [x]
     for layer in layers[:-1]:
         inputs.append(layer.forward(inputs[-1]))
     for layer, signal in zip(reversed(layers), reversed(inputs), strict=True):
+        if guided and isinstance(layer, (Relu, Relu6)):
+            g = np.maximum(g, 0)
         g = layer.backward(signal, g)
     return g

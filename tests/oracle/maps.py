@@ -95,6 +95,14 @@ def gradcam_guided(stem, head, x, unit):
     return out
 
 
+def eigencam(stem, head, x, unit):
+    """Muhammad & Yeasin 2020: A v_1, v_1 the first right singular vector of A as (h w, C); sum positive."""
+    A = forward(stem, x)
+    _, _, V = np.linalg.svd(A.reshape(-1, A.shape[2]))
+    out = np.array([[A[i, j] @ V[0] for j in range(A.shape[1])] for i in range(A.shape[0])])
+    return out * np.sign(out.sum())
+
+
 def saliency(layers, x, unit):
     """Simonyan et al. 2013, Sec. 3.1: M_ij = max_c |dy/dx_ijc|."""
     return np.abs(backward(layers, x, _one_hot(layers, x, unit))).max(axis=2)

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.oracle.layers import BatchNorm, Conv, Dense, Flatten, GlobalAverage, MaxPool, Relu, Scale, Swish
+from tests.oracle.layers import (
+    AveragePool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAverage,
+    MaxPool,
+    Relu,
+    Relu6,
+    Scale,
+    Swish,
+    depthwise,
+)
 
-ACTIVATIONS = {"relu": [Relu()], "silu": [Swish()], "linear": [], "softmax": [], "sigmoid": []}
+ACTIVATIONS = {"relu": [Relu()], "relu6": [Relu6()], "silu": [Swish()], "linear": [], "softmax": [], "sigmoid": []}
 
 
 def read_chain(model, cut):
@@ -24,7 +37,9 @@ def _read(layer):
     kind = type(layer).__name__
     readers = {
         "Conv2D": _conv, "BatchNormalization": _batch_norm, "Dense": _dense,
-        "ReLU": lambda _: [Relu()], "Activation": lambda a: ACTIVATIONS[a.activation.__name__],
+        "DepthwiseConv2D": _depthwise, "AveragePooling2D": lambda a: [AveragePool(a.pool_size[0])],
+        "ReLU": lambda r: [Relu6() if r.max_value == 6 else Relu()],
+        "Activation": lambda a: ACTIVATIONS[a.activation.__name__],
         "MaxPooling2D": lambda m: [MaxPool(m.pool_size[0])], "GlobalAveragePooling2D": lambda _: [GlobalAverage()],
         "Flatten": lambda _: [Flatten()], "Rescaling": lambda r: [Scale(r.scale, r.offset)],
         "InputLayer": lambda _: [], "Dropout": lambda _: [], "SpatialDropout2D": lambda _: [], "Reshape": lambda _: [],
@@ -41,8 +56,17 @@ def _conv(layer):
     return [Conv(kernel, bias, layer.strides, layer.padding), *after]
 
 
+def _depthwise(layer):
+    kernel, *bias = _weights(layer)
+    bias = bias[0] if bias else np.zeros(kernel.shape[2] * kernel.shape[3])
+    return [depthwise(kernel, bias, layer.strides, layer.padding), *ACTIVATIONS[layer.activation.__name__]]
+
+
 def _batch_norm(layer):
-    return [BatchNorm(*_weights(layer), layer.epsilon)]
+    weights = iter(_weights(layer))
+    gamma = next(weights) if layer.scale else 1.0
+    beta = next(weights) if layer.center else 0.0
+    return [BatchNorm(gamma, beta, *weights, layer.epsilon)]
 
 
 def _dense(layer):

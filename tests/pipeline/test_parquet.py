@@ -156,6 +156,8 @@ def test_the_columns_are_those_of_the_contract(written: str) -> None:
         "total": "float",
         "negative_share": "float",
         "overlay": "string",
+        "metrics": "struct<deletion: float, insertion: float, drop: float, increase: float, pointing: float, "
+        "energy: float>",
     }
     view = {field.name: str(field.type) for field in schema.field("view").type}
     assert view == {"mode": "string", "width": "int32", "height": "int32"} | dict.fromkeys(
