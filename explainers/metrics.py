@@ -43,7 +43,7 @@ class Curves(NamedTuple):
         """The area under each curve, (N, K) float32 in [0, 1], by the trapezoid rule."""
         widths = self.fractions[1:] - self.fractions[:-1]
         middles = (self.probabilities[..., 1:] + self.probabilities[..., :-1]) / 2
-        return tf.clip_by_value(tf.reduce_sum(widths * middles, axis=-1), 0, 1)  # the sum may round to above 1
+        return tf.clip_by_value(tf.reduce_sum(widths * middles, axis=-1), 0, 1)  # rounding must not take it above 1
 
 
 class Confidence(NamedTuple):

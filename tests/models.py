@@ -637,8 +637,8 @@ class ExtraTokens(layers.Layer):
         self.tokens = self.add_weight(shape=(1, self.count, input_shape[-1]), name="tokens")
 
     def call(self, patches):
-        own = keras.ops.tile(self.tokens, (keras.ops.shape(patches)[0], 1, 1))
-        return keras.ops.concatenate([keras.ops.cast(own, patches.dtype), patches], axis=1)
+        own = keras.ops.zeros_like(patches[:, :1]) + self.tokens
+        return keras.ops.concatenate([own, patches], axis=1)
 
     def get_config(self):
         return {**super().get_config(), "count": self.count}

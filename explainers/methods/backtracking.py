@@ -73,10 +73,18 @@ class Window:
         """The number of positions that are read together."""
         return math.prod(self.size)
 
+    @property
+    def order(self) -> np.ndarray:
+        """The places of the window in the order in which they are looked at, as indices in C order."""
+        return central_first(self.size)
+
     def around(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The input's positions (P, length) behind the output's (P,), and which of them are no padding."""
         places, inside = tf.zeros([], tf.int64), tf.constant(True)
-        corners, offsets = unravel(position, self.target), np.indices(self.size).reshape(len(self.size), -1)
+        corners, offsets = (
+            unravel(position, self.target),
+            np.indices(self.size).reshape(len(self.size), -1)[:, self.order],
+        )
         for axis, (low, high) in enumerate(self.borders):
             corner = corners[axis][:, tf.newaxis] * self.strides[axis] - self.ahead[axis]
             along = corner + tf.constant(offsets[axis] * self.dilation[axis], tf.int64)
@@ -169,6 +177,17 @@ def first_maximum(values: tf.Tensor) -> tf.Tensor:
     length = values.shape[-1]
     largest = values == tf.reduce_max(values, axis=-1, keepdims=True)
     return tf.reduce_min(tf.where(largest, tf.range(length, dtype=tf.int64), length - 1), axis=-1)
+
+
+def central_first(sizes: Sequence[int]) -> np.ndarray:
+    """The places of a grid in C order, sorted by their distance from its centre.
+
+    Windows without evidence are full of equal zeros. Were the first of them followed, every such window would pull
+    fixations up and to the left: by a tenth of the image in a MobileNet.
+    """
+    places = np.indices(sizes).reshape(len(sizes), -1)
+    from_centre = 2 * places - (np.array(sizes)[:, np.newaxis] - 1)
+    return np.argsort((from_centre**2).sum(axis=0), kind="stable")
 
 
 def pick(values: tf.Tensor, place: tf.Tensor) -> tf.Tensor:

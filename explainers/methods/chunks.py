@@ -94,12 +94,12 @@ def as_rows(values: tf.Tensor) -> tf.Tensor:
     """(r, n, ...) as (r * n, ...): the images of all variants below each other."""
     shape = tf.shape(values)
     known = values.shape[0] * values.shape[1] if None not in values.shape[:2] else shape[0] * shape[1]
-    return tf.reshape(values, [known, *_sizes(values)[2:]])
+    return tf.reshape(values, [known, *sizes_of(values)[2:]])
 
 
 def from_rows(values: tf.Tensor, r: int) -> tf.Tensor:
     """The inverse of `as_rows`."""
-    sizes = _sizes(values)
+    sizes = sizes_of(values)
     return tf.reshape(values, [r, sizes[0] // r, *sizes[1:]])
 
 
@@ -114,10 +114,11 @@ def _passes(count: int, n: int | None, max_rows: int) -> tuple[int, list[int]]:
 
 
 def _join(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    sizes = _sizes(others)
+    sizes = sizes_of(others)
     return tf.concat([first, tf.reshape(others, [sizes[0] * sizes[1], *sizes[2:]])], axis=0)
 
 
-def _sizes(values: tf.Tensor) -> list[Any]:
+def sizes_of(values: tf.Tensor) -> list[Any]:
+    """The shape of a tensor, as numbers where they are known and as scalar tensors elsewhere."""
     dynamic = tf.shape(values)
     return [dynamic[i] if size is None else size for i, size in enumerate(values.shape)]

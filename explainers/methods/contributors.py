@@ -19,6 +19,7 @@ from explainers.methods.backtracking import (
     Spread,
     Window,
     as_float,
+    central_first,
     first_maximum,
     kind_of,
     layer_of,
@@ -124,7 +125,8 @@ def spread_convolution(step: Step, run: ForwardPass, summed: bool) -> Spread | N
 def _to_strongest(kernel: tf.Tensor, window: Window, source: Slot, run: ForwardPass, groups: int = 1) -> Move:
     """Algorithm 2: the channel with the largest sum of contributions, and in it the position with the largest one."""
     inputs, outputs = kernel.shape[-2:]  # of one group, of all
-    columns = tf.transpose(tf.reshape(kernel, [window.length, inputs, outputs]), [2, 0, 1])
+    kernel = tf.gather(tf.reshape(kernel, [window.length, inputs, outputs]), window.order)
+    columns = tf.transpose(kernel, [2, 0, 1])
     signal, rows_an_image = run.rows(source, inputs), math.prod(window.source) * groups
 
     def move(image: tf.Tensor, unit: tf.Tensor, sign: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -151,7 +153,7 @@ def depthwise_convolution(step: Step, run: ForwardPass) -> Move:
 def _to_strongest_position(kernel: tf.Tensor, window: Window, source: Slot, run: ForwardPass) -> Move:
     channels, multiplier = kernel.shape[-2:]
     outputs = channels * multiplier
-    columns = tf.transpose(tf.reshape(kernel, [window.length, outputs]))
+    columns = tf.transpose(tf.gather(tf.reshape(kernel, [window.length, outputs]), window.order))
     read = run.reader(source)
 
     def move(image: tf.Tensor, unit: tf.Tensor, sign: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -225,10 +227,14 @@ def pooling(step: Step, run: ForwardPass) -> Move:
 def global_pooling(step: Step, run: ForwardPass) -> Move:
     """As `pooling`, with all positions as the window."""
     source = step.inputs[0]
-    channels = run.shape(source)[-1]
-    signal = tf.reshape(run.signals[source.index], [-1, math.prod(run.shape(source)[:-1]), channels])
+    positions, channels = run.shape(source)[:-1], run.shape(source)[-1]
+    order = tf.constant(central_first(positions))
+    signal = tf.gather(tf.reshape(run.signals[source.index], [-1, math.prod(positions), channels]), order, axis=1)
     # The same for all points of a channel, so looked up once.
-    highest, lowest = (tf.reshape(first_maximum(tf.transpose(values, [0, 2, 1])), [-1]) for values in (signal, -signal))
+    highest, lowest = (
+        tf.gather(order, tf.reshape(first_maximum(tf.transpose(values, [0, 2, 1])), [-1]))
+        for values in (signal, -signal)
+    )
 
     def move(image: tf.Tensor, unit: tf.Tensor, sign: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
         place = tf.gather(highest, image * channels + unit)

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from explainers import filters, heads
+from explainers.errors import InputError
 from explainers.graph import Slot, Step, run_steps
 from explainers.inspection import Exposed, as_inputs
 from explainers.methods.gradient import as_single_input
@@ -43,6 +44,11 @@ def full_gradients(
     """
     logits, terms = full_gradient_terms(model, inputs, indices)
     size = terms[0].shape[1:-2]
+    if not size:
+        raise InputError(
+            f"full_gradients are maps of images, and this model reads rows of {terms[0].shape[1]} features: use "
+            "gradients or integrated_gradients, or full_gradient_terms, which makes no map"
+        )
     spatial = [term for term in terms if len(term.shape) == len(terms[0].shape)]
     return logits, tf.add_n([_psi(term, size) for term in spatial])
 

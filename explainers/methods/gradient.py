@@ -84,7 +84,7 @@ def integrated_gradients(
     """
     check_count("steps", steps)
     exposed, images, indices = as_single_input(model, inputs, indices)
-    start = tf.broadcast_to(tf.cast(baseline, tf.float32), images.shape[1:])
+    start = _as_baseline(baseline, images.shape[1:])
     forward = forward_of(exposed)
 
     def explain(images: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -228,6 +228,16 @@ def check_noise(noise: float) -> None:
     """Refuses a deviation that is none."""
     if not 0 <= noise < float("inf"):
         raise InputError(f"noise is a fraction of the image's range, at least 0, not {noise!r}")
+
+
+def _as_baseline(baseline: Any, shape: tf.TensorShape) -> tf.Tensor:
+    start = tf.cast(tf.convert_to_tensor(baseline), tf.float32)
+    fits = len(start.shape) <= len(shape) and all(
+        own in (1, size) for own, size in zip(reversed(start.shape), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise InputError(f"a baseline broadcasts to one image, {tuple(shape)}, and this one is {tuple(start.shape)}")
+    return tf.broadcast_to(start, shape)
 
 
 def _one_unit_at_a_time(forward: Forward, images: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

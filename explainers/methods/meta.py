@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from explainers.errors import InputError, MethodError
 from explainers.filters import resize_maps
+from explainers.inspection import Exposed, as_inputs
 from explainers.methods.gradient import add_noise, as_single_input, check_count, check_noise
 from explainers.methods.noise import as_seeds
 
@@ -34,6 +36,7 @@ def smooth(method: Function, repetitions: int = 20, noise: float = 0.1, seed: in
         A method of the same form; its logits are those of the clean image. It takes the method's own parameters, and
         `seeds` (N, 2) int in place of those of the images.
     """
+    _check_function(method)
     check_count("repetitions", repetitions)
     check_noise(noise)
 
@@ -48,10 +51,11 @@ def smooth(method: Function, repetitions: int = 20, noise: float = 0.1, seed: in
     ) -> tuple[tf.Tensor, tf.Tensor]:
         exposed, images, indices = as_single_input(model, inputs, indices, differentiable=False)
         own_seeds = as_seeds(seeds, images, seed)
-        logits, maps = method(exposed, inputs, indices, **params)
+        logits, maps = method(exposed, inputs, indices, **_pass_on(method, own_seeds, 0), **params)
 
         def add(total: tf.Tensor, j: tf.Tensor) -> tf.Tensor:
-            return total + method(exposed, add_noise(images, noise, own_seeds, j), indices, **params)[1]
+            noisy = add_noise(images, noise, own_seeds, j)
+            return total + method(exposed, noisy, indices, **_pass_on(method, own_seeds, j), **params)[1]
 
         total = tf.foldl(add, tf.range(1, repetitions), maps, parallel_iterations=1) if repetitions > 1 else maps
         return logits, total / repetitions
@@ -75,14 +79,23 @@ def tta(method: Function, scales: Sequence[float] = (0.5, 1.5, 2.0), hflip: bool
     Returns:
         A method of the same form and with the same parameters; its logits are those of the image itself.
     """
+    _check_function(method)
     if any(not scale > 0 for scale in scales):
         raise InputError(f"scales are factors above 0, not {tuple(scales)!r}")
 
     @functools.wraps(method)
     def augmented(
-        model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None = None, **params: Any
+        model: keras.Model,
+        inputs: tf.Tensor,
+        indices: tf.Tensor | None = None,
+        *,
+        seeds: tf.Tensor | None = None,
+        **params: Any,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         exposed, images, indices = as_single_input(model, inputs, indices, differentiable=False)
+        if len(images.shape) < 3:
+            raise InputError(f"tta mirrors and resizes images, and this model reads rows of {images.shape[1]} features")
+        params |= _pass_on(method, as_seeds(seeds, images, 0), 0)
 
         def explain(copy: tf.Tensor, mirrored: bool) -> tuple[tf.Tensor, tf.Tensor]:
             logits, maps = method(exposed, tf.reverse(copy, axis=[-2]) if mirrored else copy, indices, **params)
@@ -92,15 +105,11 @@ def tta(method: Function, scales: Sequence[float] = (0.5, 1.5, 2.0), hflip: bool
         logits, maps = explain(images, False)
         size = tuple(maps.shape[1:-1])
         copies = [images, *(_rescale(images, scale) for scale in scales)]
-        try:
-            passes = [
-                explain(copy, mirrored)[1] for copy in copies for mirrored in mirrors if copy is not images or mirrored
-            ]
-        except (ValueError, tf.errors.InvalidArgumentError) as error:
-            raise MethodError(
-                f"tta resizes the image, and this model reads one size only, {tuple(images.shape[1:-1])}: "
-                "give scales=(), so that only mirror images are added"
-            ) from error
+        for copy in copies[1:]:
+            _check_size(exposed, copy)
+        passes = [
+            explain(copy, mirrored)[1] for copy in copies for mirrored in mirrors if copy is not images or mirrored
+        ]
         total = tf.add_n([maps, *(resize_maps(other, size) for other in passes)])
         return logits, total / (len(passes) + 1)
 
@@ -110,3 +119,27 @@ def tta(method: Function, scales: Sequence[float] = (0.5, 1.5, 2.0), hflip: bool
 
 def _rescale(images: tf.Tensor, scale: float) -> tf.Tensor:
     return resize_maps(images, tuple(max(1, round(scale * side)) for side in images.shape[1:-1]))
+
+
+def _check_size(exposed: Exposed, images: tf.Tensor) -> None:
+    """Refuses models that cannot read images of another size, such as those that flatten their signal."""
+    try:
+        exposed.head(exposed.split(as_inputs(exposed, images)))
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        raise MethodError(
+            f"tta resizes the image, and this model does not read {tuple(images.shape[1:-1])}: give scales=(), so that "
+            "only mirror images are added"
+        ) from error
+
+
+def _check_function(method: Function) -> None:
+    if not callable(method):
+        raise InputError(f"a meta method is made of a method's function, such as cams.gradcam, not of {method!r}")
+
+
+def _pass_on(method: Function, seeds: tf.Tensor, j: tf.Tensor | int) -> dict[str, tf.Tensor]:
+    """Seeds for pass number `j` of a method that draws random numbers itself; else nothing."""
+    if "seeds" not in inspect.signature(method, follow_wrapped=False).parameters:
+        return {}
+    # Not left to the method, which would hash the copy: its last bits differ between eager, graph and XLA.
+    return {"seeds": seeds + tf.stack([0, tf.cast(j, tf.int32)])}

@@ -19,20 +19,21 @@ def image_seeds(images: tf.Tensor, seed: int = 0) -> tf.Tensor:
     Returns:
         (n, 2) int32, exact on every device.
     """
-    values = tf.cast(images, tf.float32) + 0.0  # -0.0 is 0.0
+    values = tf.cast(images, tf.float32)
+    values = tf.where(values == 0, 0.0, values)  # -0.0 is 0.0
     size = math.prod(values.shape[1:]) if None not in values.shape[1:] else tf.size(values[0])
     words = tf.bitcast(tf.reshape(values, [tf.shape(values)[0], size]), tf.uint32)
     place = tf.cast(tf.range(size), tf.uint32)
     hashes = []
     for lane in (1, 2):
-        weights = _mix(place * 2654435769 + tf.constant((seed * 40503 + lane) % 2**32, tf.uint32)) | 1
+        weights = _mix(place * 2654435769 + lane) | 1
         # Multilinear hashing: a sum modulo 2^32 of words, each times a random odd number of its place.
         hashes.append(_mix(tf.reduce_sum(_mix(words) * weights, axis=1)))
-    return tf.bitcast(tf.stack(hashes, axis=1), tf.int32)
+    return _vary(tf.bitcast(tf.stack(hashes, axis=1), tf.int32), seed)
 
 
 def as_seeds(seeds: tf.Tensor | None, images: tf.Tensor, seed: int) -> tf.Tensor:
-    """Seeds as given, or those of the images.
+    """Seeds as given, or those of the images; another `seed` turns either into others.
 
     Raises:
         InputError: they are not (n, 2) integers.
@@ -42,7 +43,7 @@ def as_seeds(seeds: tf.Tensor | None, images: tf.Tensor, seed: int) -> tf.Tensor
     seeds = tf.convert_to_tensor(seeds)
     if not seeds.dtype.is_integer or len(seeds.shape) != 2 or seeds.shape[1] != 2:
         raise InputError(f"seeds are integers of shape (N, 2), and these are {seeds.dtype.name} {tuple(seeds.shape)}")
-    return tf.cast(seeds, tf.int32)
+    return _vary(tf.cast(seeds, tf.int32), seed)
 
 
 def uniforms(seeds: tf.Tensor, j: tf.Tensor | int, shape: tuple[int, ...]) -> tf.Tensor:
@@ -86,6 +87,13 @@ def _enlarge(draw: tf.Tensor, grid: int, size: int) -> tf.Tensor:
     pixels = offset + tf.range(size, dtype=tf.float32) + 0.5
     places = tf.clip_by_value(pixels * (grid / ((grid + 1) * cell)) - 0.5, 0, grid - 1)
     return tf.nn.relu(1 - tf.abs(places[..., tf.newaxis] - tf.range(grid, dtype=tf.float32)))
+
+
+def _vary(seeds: tf.Tensor, seed: int) -> tf.Tensor:
+    if seed == 0:
+        return seeds
+    words = _mix(tf.constant([seed % 2**32, (seed + 2**31) % 2**32], tf.uint32))
+    return tf.bitwise.bitwise_xor(seeds, tf.bitcast(words, tf.int32))
 
 
 def _mix(words: tf.Tensor) -> tf.Tensor:

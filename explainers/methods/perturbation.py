@@ -17,7 +17,16 @@ from explainers.errors import InputError
 from explainers.filters import resize_maps
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
 from explainers.methods.cams import weighted_sum
-from explainers.methods.chunks import MAX_ROWS, as_rows, from_rows, in_groups, map_variants, repeat, sum_variants
+from explainers.methods.chunks import (
+    MAX_ROWS,
+    as_rows,
+    from_rows,
+    in_groups,
+    map_variants,
+    repeat,
+    sizes_of,
+    sum_variants,
+)
 from explainers.methods.gradient import as_single_input, check_count, forward_of
 from explainers.methods.noise import as_seeds, rise_masks
 from explainers.methods.signals import Signals, as_indices, explain_signals
@@ -169,7 +178,7 @@ def occlusion(
 
         scores = _gather(forward(images), indices)
         drops = scores - map_variants(score, len(height) * len(width), images.shape[0], max_rows)
-        drops = tf.reshape(drops, [len(height), len(width), *drops.shape[1:]])
+        drops = tf.reshape(drops, [len(height), len(width), *sizes_of(drops)[1:]])
         total = tf.einsum("abnk,ay,bx->nyxk", drops, height, width)
         coverage = np.outer(height.sum(axis=0), width.sum(axis=0))
         return scores, total / coverage[..., np.newaxis]
@@ -319,10 +328,10 @@ def _windows(
     strides = _pair(stride) or tuple(max(1, length // 2) for length in sizes)
     axes = []
     for side, length, step in zip(sides, sizes, strides, strict=True):
-        if not 1 <= length <= side or step < 1:
+        if not 1 <= step <= length <= side:
             raise InputError(
-                f"a window is between 1 pixel and the image, {sides[0]} x {sides[1]}, and moves by at least 1: "
-                f"size={size!r} and stride={stride!r} do not fit"
+                f"a window is between 1 pixel and the image, {sides[0]} x {sides[1]}, and moves by at least 1 pixel "
+                f"and at most its own size, so that all is covered: size={size!r} and stride={stride!r} do not fit"
             )
         starts = [*range(0, side - length, step), side - length]
         axes.append(np.array([[start <= i < start + length for i in range(side)] for start in starts], np.float32))
@@ -332,4 +341,7 @@ def _windows(
 def _pair(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
-    return (value, value) if isinstance(value, int) else tuple(value)
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise InputError(f"a size is a number or a height and a width, not {value!r}")
+    return pair

@@ -350,7 +350,7 @@ def _from_meta(meta_method: MetaMethod, arguments: list[ast.expr], options: dict
         combine=None,
         reads_gradients=False,
         reads_weights=False,
-        seeded=meta_method.seeded,
+        seeded=meta_method.seeded or base.seeded,
         expanding=True,
     )
 

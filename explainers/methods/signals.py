@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from explainers.errors import InputError
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
+from explainers.methods.chunks import sizes_of
 
 # Up to so many units a gradient each is written out in the program; above, a loop keeps program and memory small.
 UNROLLED_UNITS = 8
@@ -45,14 +46,14 @@ class Signals:
     def sum(self, values: tf.Tensor) -> tf.Tensor:
         """The sum over positions of something that is shaped like `gradients`: (n, k, C)."""
         if self._one_position(values):
-            return self.n_positions * tf.reshape(values, [*_shape(values)[:2], _shape(values)[-1]])
+            return self.n_positions * tf.reshape(values, [*sizes_of(values)[:2], sizes_of(values)[-1]])
         return tf.reduce_sum(values, axis=self.positions)
 
     def mean_product(self, factors: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         """The mean over positions of `factors` (n, *positions, C) times a tensor shaped like `gradients`: (n, k, C)."""
         if self._one_position(values):
             mean = tf.reduce_mean(factors, axis=self.image_positions)[:, tf.newaxis]
-            return mean * tf.reshape(values, [*_shape(values)[:2], _shape(values)[-1]])
+            return mean * tf.reshape(values, [*sizes_of(values)[:2], sizes_of(values)[-1]])
         return tf.reduce_mean(factors[:, tf.newaxis] * values, axis=self.positions)
 
     def _one_position(self, values: tf.Tensor) -> bool:
@@ -138,7 +139,7 @@ def differentiate_head(
 def _closed_form(exposed: Exposed, activations: tf.Tensor, units: tf.Tensor) -> tf.Tensor:
     """dy/dA behind a global average and a linear classifier: its kernel over the number of positions."""
     weights = gather_weights(exposed, units) / count_positions(activations)
-    sizes = _shape(weights)
+    sizes = sizes_of(weights)
     return tf.reshape(weights, [*sizes[:2], *[1] * (len(activations.shape) - 2), sizes[2]])
 
 
@@ -185,9 +186,3 @@ def _one_unit_at_a_time(
     logits = tf.cast(exposed.head(signals), tf.float32)
     last = len(activations.shape) - 1
     return tf.gather(logits, indices, batch_dims=1), tf.transpose(maps, [*range(1, last + 1), 0])
-
-
-def _shape(values: tf.Tensor) -> list[Any]:
-    """Sizes, as numbers where they are known."""
-    dynamic = tf.shape(values)
-    return [dynamic[i] if size is None else size for i, size in enumerate(values.shape)]

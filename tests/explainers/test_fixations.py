@@ -206,25 +206,27 @@ def test_activations_of_zeros_have_no_fixations():
     assert np.abs(logits).max() > 0
 
 
-def test_padding_is_never_fixated_even_where_it_is_the_largest():
-    image, x = keras.Input((8, 8, 3)), -1 - models.pixels(2).astype(np.float32)
+def test_padding_is_never_fixated_even_where_it_contributes_most():
+    image, x = keras.Input((8, 8, 3)), -1 - models.images(2) ** 2
     twins = []
-    for inside in (True, False):
-        y = layers.Conv2D(4, 3, padding="same" if inside else "valid", name="conv")(
-            image if inside else layers.ZeroPadding2D(1)(image)
-        )
-        y = layers.MaxPooling2D(3, 2, "same" if inside else "valid")(
-            y if inside else layers.ZeroPadding2D(((0, 1), (0, 1)))(y)
-        )
+    for inside in (True, False):  # padding by the layers themselves, or ahead of them
+        y = image if inside else layers.ZeroPadding2D(1)(image)
+        y = layers.Conv2D(4, 3, padding="same" if inside else "valid", name="conv")(y)
+        y = y if inside else layers.ZeroPadding2D(((0, 1), (0, 1)))(y)
+        y = layers.MaxPooling2D(3, 2, "same" if inside else "valid")(y)
         twins.append(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(y))))
     models.randomize(twins[0], 1)
     conv = twins[0].get_layer("conv")
-    conv.set_weights([np.abs(values) for values in conv.get_weights()])  # all contributions are negative
-    conv.bias.assign(conv.bias + 5000)  # and the outputs positive, so that the two pools see the same
+    # Every pixel contributes less than the padding's zero, and the outputs are above that of the pool.
+    conv.set_weights([np.abs(conv.get_weights()[0]), np.full(4, 99)])
     twins[1].set_weights(twins[0].get_weights())
     maps = counts(twins[0], x)
     np.testing.assert_array_equal(counts(twins[1], x), maps)
-    assert (maps.sum(axis=(1, 2)) > 0).any()
+    for unit in range(3):
+        want, margin = count_slowly(read_network(twins[0]), x[0].astype(np.float64), unit)
+        assert margin > SURE
+        np.testing.assert_array_equal(maps[0, ..., unit], want)
+    assert maps[:, 0].sum() + maps[:, :, 0].sum() < maps.sum()
 
 
 # Networks that compute the same

@@ -178,7 +178,7 @@ def test_up_and_down_are_not_mirrored():
 def test_a_model_of_one_size_is_mirrored_but_not_resized():
     model, x = models.gap_dense(1), models.images(2)
     raw(meta.tta(gradcam, scales=()), model, x)
-    with pytest.raises(MethodError, match=r"reads one size only, \(8, 8\): give scales=\(\)"):
+    with pytest.raises(MethodError, match=r"does not read \(4, 4\): give scales=\(\)"):
         meta.tta(gradcam)(models.vgg(), x)
 
 
