@@ -20,10 +20,12 @@ from explainers.metrics import (
     deletion,
     deletion_curves,
     energy_in_box,
+    faithfulness,
     insertion,
     insertion_curves,
     max_box_acc_v2,
     pointing_game,
+    randomization,
     randomization_check,
     spearman,
     ssim,
@@ -130,7 +132,7 @@ def test_of_equal_pixels_the_first_goes_first_and_last_when_the_order_is_turned_
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 def test_minus_zero_is_equal_to_zero(jit):
-    ranks = tf.function(metrics._ranks, jit_compile=jit, autograph=False)
+    ranks = tf.function(faithfulness._ranks, jit_compile=jit, autograph=False)
     np.testing.assert_array_equal(ranks(tf.constant(as_map(-0.0, 0.0, -0.0, 1.0))), [[[1, 2], [3, 0]]])
 
 
@@ -242,13 +244,13 @@ def test_a_monotone_rescaling_changes_nothing(score):
 
 
 def count_passes(monkeypatch):
-    shapes, real = [], metrics._probabilities
+    shapes, real = [], faithfulness._probabilities
 
     def probabilities_of(exposed, images, units):
         shapes.append(tuple(images.shape))
         return real(exposed, images, units)
 
-    monkeypatch.setattr(metrics, "_probabilities", probabilities_of)
+    monkeypatch.setattr(faithfulness, "_probabilities", probabilities_of)
     return shapes
 
 
@@ -967,7 +969,7 @@ def test_a_layer_that_cannot_be_made_anew_is_named():
 def test_the_copy_that_is_randomised_computes_what_the_model_does_with_weights_of_its_own(name):
     model = models.CASES[name].model(1)
     exposed, x = ex.expose(model), models.inputs_of(model, 2)
-    copied, twins = metrics._copy(exposed, 0)
+    copied, twins = randomization._copy(exposed, 0)
     for got, want in zip(copied(x), exposed(x), strict=True):
         np.testing.assert_array_equal(got, want)
     own = [variable for twin in twins for variable in twin.layer.weights]

@@ -1,0 +1,142 @@
+"""`python -m tests.report WHAT`: tables of what the tests prove, in figures.
+
+    shapes   every method on every shape of model: it fits, or is refused with which sentence
+    batches  how far the map of an image in a batch is from its map alone
+    sanity   rank correlation of every method's maps before and after the demo's model is randomised
+
+The errors against the oracles are written by the tests themselves, to `artifacts/oracle-errors.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import explainers as ex
+from explainers.compiled import PREPROCESSES
+from explainers.errors import ExplainerError
+from pipeline import demo_data, demo_model
+from tests import models
+
+SMALL = {
+    "rise": "rise(grid=3, masks=4)", "occlusion": "occlusion(size=4)", "smoothgrad": "smoothgrad(samples=2)",
+    "integrated_gradients": "integrated_gradients(steps=2)", "scorecam": "scorecam(channels=4)",
+    "scorecam_official": "scorecam_official(channels=4)",
+}  # fmt: skip
+"""Methods with so few passes that a table is done in minutes; none of them fits more or fewer models for it."""
+
+APPLICATIONS = {
+    "MobileNetV2": 64, "ResNet50V2": 64, "VGG16": 32, "DenseNet121": 64, "EfficientNetB0": 64, "ConvNeXtTiny": 64,
+    "InceptionV3": 75, "MobileNetV3Small": 64, "Xception": 71,
+}  # fmt: skip
+
+
+def shapes() -> Iterator[str]:
+    """A row a model, a column a method; refusals are numbered, and their sentences listed below."""
+    columns = list(ex.METHODS)
+    yield "| model | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    sentences: dict[str, int] = {}
+    for name, exposed, x in _exposed_models():
+        cells = []
+        for method in columns:
+            refusal = _try(method, exposed, x)
+            cells.append("yes" if refusal is None else str(sentences.setdefault(refusal, len(sentences) + 1)))
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    yield ""
+    yield from (f"{number}. {sentence}" for sentence, number in sentences.items())
+
+
+def _exposed_models() -> Iterator[tuple[str, ex.Exposed, np.ndarray]]:
+    for name, case in models.CASES.items():
+        model = case.model(1)
+        yield name, ex.expose(model), models.inputs_of(model, 2)
+    for name, size in APPLICATIONS.items():
+        keras.utils.set_random_seed(0)
+        model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+        yield name, ex.expose(model), models.images(2, shape=(size, size, 3))
+        keras.backend.clear_session()
+
+
+def _try(method: str, exposed: ex.Exposed, x: np.ndarray) -> str | None:
+    """The sentence with which a method is refused; None if it explains the images."""
+    units = tf.zeros((len(x), 1), tf.int32)
+    try:
+        _, maps = ex.methods.get_method(SMALL.get(method, method)).function(exposed, tf.constant(x), units)
+    except ExplainerError as error:
+        return str(error)
+    if not np.isfinite(maps).all():
+        raise AssertionError(f"{method} gave a map that is not finite")
+    return None
+
+
+def batches() -> Iterator[str]:
+    """The largest difference over the map's maximum: each of eight images alone, and in the batch."""
+    yield "| method | " + " | ".join(BATCHED) + " |"
+    yield "|---" * (len(BATCHED) + 1) + "|"
+    exposed = {name: (ex.expose(build()), models.images(8, shape=shape)) for name, (build, shape) in BATCHED.items()}
+    for method in ex.METHODS:
+        cells = [_difference(ex.methods.get_method(SMALL.get(method, method)), *pair) for pair in exposed.values()]
+        yield f"| {method} | " + " | ".join(cells) + " |"
+
+
+BATCHED = {
+    "residual": (models.residual, (8, 8, 3)),
+    "vgg": (models.vgg, (8, 8, 3)),
+    "MobileNetV2": (lambda: keras.applications.MobileNetV2(weights=None, input_shape=(64, 64, 3)), (64, 64, 3)),
+}
+
+
+def _difference(method: ex.methods.Method, exposed: ex.Exposed, x: np.ndarray) -> str:
+    units = tf.constant([[i % 5] for i in range(len(x))])
+    try:
+        together = method.function(exposed, tf.constant(x), units)[1].numpy()
+    except ExplainerError:
+        return "does not fit"
+    alone = np.concatenate([method.function(exposed, x[i : i + 1], units[i : i + 1])[1] for i in range(len(x))])
+    difference = np.abs(together - alone).max() / np.abs(alone).max()
+    return "0" if difference == 0 else f"{difference:.0e}"
+
+
+def sanity() -> Iterator[str]:
+    """Spearman's correlation of signed maps, mean over images: the last layer anew, half of the layers, all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = demo_data.make_dataset(Path(folder), 240, seed=0, broken=0)
+        model = demo_model.train_model(data, seed=0)
+        pixels, labels = demo_model.load_images(data)
+    x, y = np.asarray(PREPROCESSES["tf"](pixels[:12].astype(np.float32))), labels[:12, np.newaxis]
+    yield "| method | logits layer | upper half | all layers | all, magnitudes | all, SSIM |"
+    yield "|---|---|---|---|---|---|"
+    exposed = ex.expose(model)
+    for method in ex.METHODS:
+        spec = {**SMALL, "rise": "rise(masks=200)", "occlusion": "occlusion"}.get(method, method)
+        steps = ex.metrics.randomization_check(ex.methods.get_method(spec).function, exposed, x, y)
+        last, half, whole = steps[0], steps[len(steps) // 2], steps[-1]
+        yield (
+            f"| {method} | {last.spearman:.2f} | {half.spearman:.2f} | {whole.spearman:.2f} | "
+            f"{whole.spearman_absolute:.2f} | {whole.ssim:.2f} |"
+        )
+
+
+def main() -> None:
+    """Prints the tables that were asked for."""
+    tables = {"shapes": shapes, "batches": batches, "sanity": sanity}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="+", choices=tables, metavar="WHAT", help=", ".join(tables))
+    for what in parser.parse_args().what:
+        print(f"\n## {what}\n")
+        for line in tables[what]():
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
