@@ -22,7 +22,7 @@ demo: $(VENV)/.run
 	$(BIN)/beamcam demo --output demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

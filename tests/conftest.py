@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -11,6 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import explainers as ex
+from tests.comparing import ERRORS
+
+ARTIFACTS = Path(__file__).parent.parent / "artifacts"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
@@ -53,3 +59,36 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append({"uri": name, "label": str(i % 5), "boxes": [[1, 2, 10, 12]]})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collects what a worker process has measured (pytest-xdist)."""
+    ERRORS.update(getattr(node, "workeroutput", {}).get("errors", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Writes how far the methods were from the oracles that were written from their papers."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["errors"] = ERRORS
+        return
+    largest: dict[str, tuple[float, int]] = {}
+    for test, error in ERRORS.items():
+        if re.search("of_(its|the)_paper", test):
+            name = method_of_test(test)
+            worst, count = largest.get(name, (0.0, 0))
+            largest[name] = (max(worst, error), count + 1)
+    if largest:
+        rows = [f"| {name} | {worst:.1e} | {count} |" for name, (worst, count) in sorted(largest.items())]
+        ARTIFACTS.mkdir(exist_ok=True)
+        (ARTIFACTS / "oracle-errors.md").write_text(
+            "Largest error over the largest value of a map (or logit), float32 against the float64 oracle, over all "
+            "networks and seeds.\n\n| method | largest error | cases |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
+
+
+def method_of_test(test: str) -> str:
+    """The method in a test's name or parameters: `..._that_of_its_paper[gradcam-valid-0]` or `test_rise_is_...`."""
+    claim, _, parameters = test.rsplit("::", 1)[-1].partition("[")
+    known = [name for name in sorted(ex.METHODS, key=len, reverse=True) if parameters.startswith(name)]
+    return known[0] if known else re.sub(r"^test_|_(is|are)_that.*|_(is|are)_those.*", "", claim)

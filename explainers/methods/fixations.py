@@ -49,8 +49,9 @@ def fixations(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None =
     normalisations and gates with negative factors turn around. So networks that compute the same thing with channels
     of other signs, or with normalisation folded into kernels, have the same fixations.
 
-    Of equal contributors the first in C order is followed. A convolution has a strongest contributor even if none is
-    positive, and it is followed, as by the authors; a dense layer or average of scores may have no positive one, and
+    Of equal contributors the most central one of the window is followed, then the first in C order: windows without
+    evidence are common, and would pull fixations to a corner. A convolution has a strongest contributor even if none is
+    positive, and it is followed, as by the authors; a dense layer or an average of scores may have no positive one, and
     then a map of zeros says that nothing speaks for the unit. The authors drop doubles at every layer; here only dense
     layers do, so that points that meet at a unit of a convolution count as many.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -43,7 +42,7 @@ def full_gradients(
         The units' logits (N, K), and maps (N, H, W, K), never negative, float32.
     """
     logits, terms = full_gradient_terms(model, inputs, indices)
-    size = terms[0].shape[1:-2]
+    size = tuple(terms[0].shape[1:-2])
     if not size:
         raise InputError(
             f"full_gradients are maps of images, and this model reads rows of {terms[0].shape[1]} features: use "
@@ -158,12 +157,12 @@ def _bias_by_derivative(step: Step, values: dict[int, tf.Tensor]) -> tf.Tensor |
     return tf.cast(output, tf.float32) - tf.cast(linear, tf.float32)
 
 
-def _psi(term: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
+def _psi(term: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
     """abs, rescale each channel to [0, 1], sum the channels, upsample: (N, *size, K)."""
     positions = list(range(1, len(term.shape) - 2))
     rescaled = tf.reduce_sum(filters.normalize(tf.abs(term), axis=positions), axis=-2)
     # Upsampling is linear: channels are added up before it, so that it is done once.
-    return filters.resize_maps(rescaled, tuple(size))
+    return filters.resize_maps(rescaled, size)
 
 
 def _last_axis(values: tf.Tensor) -> tf.Tensor:

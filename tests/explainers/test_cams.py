@@ -9,6 +9,7 @@ from explainers.errors import InputError, MethodError
 from explainers.methods.cams import cam, combine_xgradcam, gradcam
 from explainers.methods.signals import Signals
 from tests import models, oracle
+from tests.comparing import close
 
 seeds = pytest.mark.parametrize("seed", range(3))
 
@@ -33,13 +34,6 @@ FAMILY = {name: method.function for name, method in ex.METHODS.items() if method
 """Every method that needs A and dy/dA and nothing else, from the registry: a new one is tested by being there."""
 
 WITH_CAM = ["gap_dense", "valid", "sequential", "rescaling", "mobilenet", "conv_gap", "one unit"]
-
-
-def close(got, want, rtol=1e-5):
-    """Equality up to `rtol` of the largest value."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
 
 
 def raw(method, model, x, indices=None):

@@ -10,15 +10,9 @@ import explainers as ex
 from explainers.compiled import PREDICTED, PREPROCESSES
 from explainers.errors import InputError, MethodError
 from tests import models
+from tests.comparing import close
 
 EVERY = ("cam", "gradcam", "gradients")
-
-
-def close(got, want, rtol=1e-5):
-    """Equality up to `rtol` of the largest value."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
 
 
 def assert_same(got, want, rtol=1e-5):

@@ -12,16 +12,10 @@ from explainers.errors import InputError, MethodError, ModelError
 from explainers.explaining import resize_maps
 from explainers.methods.cams import gradcam
 from tests import models
+from tests.comparing import close
 
 N = 5
 UNITS = np.array([[4, 0], [1, 1], [2, 3], [0, 4], [3, 1]])
-
-
-def close(got, want, rtol=1e-5):
-    """Equality up to `rtol` of the largest value."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
 
 
 @pytest.fixture(scope="module")

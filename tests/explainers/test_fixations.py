@@ -136,6 +136,21 @@ def test_a_negative_unit_that_speaks_for_the_logit_is_followed_to_what_makes_it_
     np.testing.assert_array_equal(maps[0, :, 0], [0, 1])
 
 
+def _add_neighbours(x):
+    return layers.Add()([layers.Cropping2D(((0, 0), (0, 1)))(x), layers.Cropping2D(((0, 0), (1, 0)))(x)])
+
+
+@pytest.mark.parametrize(
+    "join",
+    [layers.GlobalAveragePooling2D(), layers.AveragePooling2D((1, 2)), _add_neighbours],
+    ids=["all", "pool", "sum"],
+)
+@pytest.mark.parametrize(("weight", "want"), [(-1, [0, 1]), (1, [0, 0])])
+def test_of_signals_that_add_up_to_less_than_zero_the_most_negative_is_followed(join, weight, want):
+    maps = toy([[weight]], [[[3], [-7]]], join, layers.Flatten(), layers.Dense(1, use_bias=False))
+    np.testing.assert_array_equal(maps[0, :, 0], want)
+
+
 def test_what_several_points_of_a_hidden_dense_layer_lead_to_counts_once():
     model = models.mlp(2)
     kernel, bias = model.get_layer("hidden").get_weights()
@@ -149,12 +164,22 @@ def test_what_several_points_of_a_hidden_dense_layer_lead_to_counts_once():
     assert maps.max() == 1
 
 
-def test_of_equal_contributors_the_first_is_followed():
+def test_of_equal_contributors_the_most_central_is_followed_and_then_the_first():
     chain = [layers.Conv2D(1, 3, padding="same", use_bias=False), layers.GlobalAveragePooling2D()]
     maps = toy([np.ones(9), [1]], np.ones((4, 4, 1)), *chain, layers.Dense(1, use_bias=False))
     want = np.zeros((4, 4))
-    want[0, 0] = 1  # the average is reached first at (1, 1), whose window begins there
+    want[1, 1] = 1  # of the four central positions that average and window find alike
     np.testing.assert_array_equal(maps[..., 0], want)
+
+
+@pytest.mark.parametrize("pool", [layers.MaxPooling2D, layers.AveragePooling2D])
+def test_signals_without_evidence_do_not_pull_fixations_to_a_corner(pool):
+    image = keras.Input((9, 9, 3))
+    x = layers.DepthwiseConv2D(3)(pool(3, 1)(layers.Conv2D(2, 3)(image)))
+    model = keras.Model(image, layers.Dense(1)(layers.GlobalMaxPooling2D()(x)))
+    model.set_weights([np.ones_like(values) for values in model.get_weights()])
+    maps = counts(model, np.zeros((1, 9, 9, 3)))
+    assert maps[0, 4, 4, 0] == maps.sum() == 2  # two channels, in which all windows are equal everywhere
 
 
 def test_scores_that_are_averaged_are_followed_from_every_position_where_they_are_positive():
@@ -350,8 +375,9 @@ def test_an_image_without_a_channel_axis_has_the_fixations_of_one_with_it():
 # Any way of calling
 
 
-@pytest.mark.parametrize("name", ["vgg", "squeezenet", "every rule"])
-@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize(
+    ("name", "jit"), [("vgg", False), ("squeezenet", True), ("every rule", False), ("every rule", True)]
+)
 def test_eager_graph_and_xla_agree(name, jit):
     model = every_rule(3) if name == "every rule" else models.CASES[name].model(3)
     exposed, x, units = ex.expose(model), models.inputs_of(model, 2), tf.constant([[1, 0], [3, 2]])

@@ -9,8 +9,9 @@ from keras import layers
 import explainers as ex
 from explainers.methods.full_gradients import full_gradient_terms, full_gradients
 from tests import models, oracle
+from tests.comparing import close
 from tests.explainers import test_cams
-from tests.explainers.test_cams import close, seeds
+from tests.explainers.test_cams import seeds
 from tests.explainers.test_perturbation import raw
 
 CHAINS = {**test_cams.CHAINS, "relu6": (models.relu6net, None)}

@@ -10,6 +10,7 @@ import explainers as ex
 from explainers.errors import InputError
 from explainers.methods.gradient import gradients, input_gradients
 from tests import models, oracle
+from tests.comparing import close
 
 CHAINS = {
     "gap_dense": models.gap_dense,
@@ -20,13 +21,6 @@ CHAINS = {
     "vgg": models.vgg,
     "mobilenet": models.mobilenet,
 }
-
-
-def close(got, want, rtol=1e-5):
-    """Equality up to `rtol` of the largest value."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -12,8 +12,9 @@ from explainers.methods.cams import gradcam
 from explainers.methods.gradient import gradients
 from explainers.methods.guided import guided_backprop, guided_gradcam
 from tests import models, oracle
+from tests.comparing import close
 from tests.explainers import test_cams
-from tests.explainers.test_cams import close, seeds
+from tests.explainers.test_cams import seeds
 from tests.explainers.test_perturbation import raw
 
 CHAINS = {name: chain for name, chain in test_cams.CHAINS.items() if name != "swish"}

@@ -11,8 +11,9 @@ from explainers.errors import InputError
 from explainers.methods.gradient import gradients, input_x_gradient, integrated_gradients, smoothgrad
 from explainers.methods.noise import image_seeds, normals
 from tests import models, oracle
+from tests.comparing import close
 from tests.explainers import test_cams
-from tests.explainers.test_cams import close, seeds
+from tests.explainers.test_cams import seeds
 from tests.explainers.test_perturbation import raw
 
 CHAINS = {**test_cams.CHAINS, "relu6": (models.relu6net, None)}

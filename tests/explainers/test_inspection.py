@@ -10,17 +10,12 @@ from keras import layers
 
 import explainers as ex
 from explainers.errors import ExplainerError, LayerError, ModelError
+from explainers.graph import flatten_model
 from explainers.inspection import Exposed
 from tests import models, oracle
+from tests.comparing import close
 
 every_case = pytest.mark.parametrize("case", models.CASES.values(), ids=models.CASES)
-
-
-def close(got, want, rtol=1e-5):
-    """Equality up to `rtol` of the largest value."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
 
 
 def log_softmax(logits):
@@ -599,8 +594,8 @@ def test_a_pool_of_the_signals_own_size_is_a_global_average():
 @pytest.mark.parametrize("pool", [layers.AveragePooling2D(2), layers.AveragePooling2D(4, strides=1, padding="same")])
 def test_a_pool_that_leaves_positions_is_none(pool):
     image = keras.Input((4, 4, 3))
-    x = layers.Flatten()(pool(layers.Conv2D(2, 1, name="conv")(image)))
-    assert ex.expose(keras.Model(image, layers.Dense(3)(x))).class_kernel is None
+    x = layers.Dense(3)(pool(layers.Conv2D(2, 1, name="conv")(image)))
+    assert ex.expose(keras.Model(image, layers.Flatten()(x)), "conv").class_kernel is None
 
 
 def test_an_output_of_one_position_is_taken_as_a_row_of_logits():
@@ -723,14 +718,26 @@ def test_grey_images_are_explained_with_an_axis_for_their_channel():
     assert ex.gradcam(exposed, x)[1].shape == (2, 8, 6, 2)
 
 
-@every_case
-def test_bottlenecks_are_the_signals_without_which_nothing_of_the_image_arrives(case):
-    graph = ex.expose(case.model()).graph
-    (image,), logits = graph.inputs, graph.outputs[0]
+def beside_a_row():
+    image, row = keras.Input((8, 8, 3)), keras.Input((4,))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Conv2D(3, 3)(image)))
+    y = layers.Dense(3)(layers.Dense(3)(layers.Dense(3)(row)))
+    return keras.Model([image, row], layers.Dense(2)(layers.Concatenate()([x, y])))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [*(case.model for case in models.CASES.values()), models.vit, beside_a_row],
+    ids=[*models.CASES, "vit", "beside_a_row"],
+)
+def test_bottlenecks_are_the_signals_without_which_nothing_of_the_image_arrives(build):
+    graph = flatten_model(build())
+    image, logits = graph.inputs[0], graph.outputs[0]
+    informed = {slot.index for step in graph.descendants(image) for slot in step.outputs}
 
     def cuts_off(slot):
         return all(image not in step.inputs for step in graph.ancestors([logits], stop=[slot]))
 
-    slots = [slot for step in graph.ancestors([logits]) for slot in step.outputs if slot.index != logits.index]
-    want = [slot.index for slot in reversed(slots) if cuts_off(slot)]
+    slots = [slot for step in graph.ancestors([logits]) for slot in step.outputs if slot.index in informed]
+    want = [slot.index for slot in reversed(slots) if slot.index != logits.index and cuts_off(slot)]
     assert [slot.index for slot in graph.bottlenecks(logits, [image])] == [*want, image.index]

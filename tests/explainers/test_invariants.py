@@ -14,7 +14,7 @@ import tensorflow as tf
 import explainers as ex
 from explainers.methods.noise import image_seeds
 from tests import models
-from tests.explainers.test_cams import close
+from tests.comparing import close
 
 OPTIONS = {
     "occlusion": {"size": 4, "stride": 3},

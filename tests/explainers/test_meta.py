@@ -11,7 +11,8 @@ from explainers.methods.cams import cam, gradcam, hirescam
 from explainers.methods.gradient import gradients, smoothgrad
 from explainers.methods.perturbation import rise
 from tests import models, oracle
-from tests.explainers.test_cams import close, seeds
+from tests.comparing import close
+from tests.explainers.test_cams import seeds
 from tests.explainers.test_perturbation import raw
 
 OF_ORACLE = {gradcam: oracle.gradcam, hirescam: oracle.hirescam}

@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras import layers
 
 import explainers as ex
-from explainers import metrics
 from explainers.errors import InputError, ModelError
 from explainers.metrics import (
     blur,

@@ -11,8 +11,9 @@ from explainers.errors import InputError
 from explainers.methods.noise import image_seeds, rise_masks
 from explainers.methods.perturbation import ablationcam, occlusion, rise, scorecam, scorecam_official
 from tests import models, oracle
+from tests.comparing import close
 from tests.explainers import test_cams
-from tests.explainers.test_cams import close, seeds
+from tests.explainers.test_cams import seeds
 
 CHAINS = {**test_cams.CHAINS, "relu6": (models.relu6net, "depthwise_relu")}
 NETWORKS = ["gap_dense", "valid", "same, stride 2", "sequential", "swish", "vgg", "mobilenet", "one unit", "relu6"]

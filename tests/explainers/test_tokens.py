@@ -13,6 +13,7 @@ from explainers.errors import InputError, LayerError, MethodError, ModelError
 from explainers.graph import Graph, Slot
 from explainers.tokens import infer_grid
 from tests import models, oracle
+from tests.comparing import close
 
 VITS = {
     "class token": (models.vit, "block2_norm1", (4, 4), 1),
@@ -26,13 +27,6 @@ VITS = {
     "hybrid": (models.hybrid, "add", (4, 4), 0),
 }
 every_vit = pytest.mark.parametrize(("build", "layer", "grid", "extra"), VITS.values(), ids=VITS)
-
-
-def close(got, want, rtol=1e-5):
-    """Equality up to `rtol` of the largest value."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=0, atol=rtol * np.abs(want).max())
 
 
 def log_softmax(logits):
@@ -249,6 +243,11 @@ def test_tokens_that_are_picked_by_any_means_are_seen_to_be():
         assert layer == ("norm" if isinstance(pick, layers.LSTM) else "block2_norm1")
 
 
+def test_a_patch_that_serves_as_the_class_token_is_not_all_that_is_explained():
+    """Its own way past the last attention leaves but one patch there: all of them are read together ahead of it."""
+    assert ex.expose(models.vit(extra=0), reshape="tokens").activation_layer == "block1_add2"
+
+
 def test_dropout_behind_the_last_tokens_is_not_named():
     body = models.vit(pooling="mean", extra=0)
     x = layers.GlobalAveragePooling1D()(layers.Dropout(0.5, name="drop")(body.get_layer("norm").output))
@@ -381,6 +380,11 @@ def odd_grid():
     return keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
 
 
+def pixels_in_a_row():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.Reshape((64, 3))(image))))
+
+
 @pytest.mark.parametrize(
     ("build", "text"),
     [
@@ -412,6 +416,7 @@ def test_a_convolutional_network_with_attention_on_top_is_explained_at_its_convo
     ("build", "arguments", "reshape", "error", "text"),
     [
         (models.gap_dense, None, "tokens", ModelError, "reshape is for transformers, .* leave reshape out"),
+        (pixels_in_a_row, None, "tokens", ModelError, "reshape is for transformers, .* leave reshape out"),
         (models.gap_dense, "block2_out", "tokens", LayerError, r"'block2_out' has the shape \(None, 4, 4, 6\)"),
         (models.vit, "predictions", "tokens", LayerError, r"'predictions' has the shape \(None, 5\)"),
         (models.vit, "image", "tokens", LayerError, r"'input' has the shape \(None, 8, 8, 3\)"),

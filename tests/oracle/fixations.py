@@ -37,9 +37,9 @@ class Grid:
         return tuple((shape[a] - reach[a]) // self.strides[a] + 1 for a in (0, 1))
 
     def window(self, shape, i, j):
-        """(row, column) in the kernel -> (row, column) in the input, padding left out."""
+        """(row, column) in the kernel -> (row, column) in the input, from the middle outwards, padding left out."""
         out, found = self.output(shape), {}
-        for di, dj in np.ndindex(*self.size):
+        for di, dj in _from_the_middle(self.size):
             place = []
             for a, at, offset in ((0, i, di), (1, j, dj)):
                 reach = (self.size[a] - 1) * self.dilation[a] + 1
@@ -210,7 +210,7 @@ def _of_pool(node, signals, index, sign, summed, margins):
 
 def _of_global_pool(node, signals, index, sign, summed, margins):
     c, parent, x = index[-1], node.parents[0], signals[id(node.parents[0])]
-    places = list(np.ndindex(x.shape[:2]))
+    places = _from_the_middle(x.shape[:2])
     values = [x[p][c] * (sign if node.layer.average else 1) for p in places]
     if not node.layer.average or summed:
         return [(parent, ((*places[_decide(values, margins)], c), sign, summed), False)]
@@ -293,6 +293,12 @@ def _nearest_to_zero(values):
     """How far from zero the nearest value is that is not zero itself."""
     sizes = [abs(float(value)) for value in values if value != 0]
     return min(sizes) / max(sizes) if sizes else math.inf
+
+
+def _from_the_middle(size):
+    """The places of a grid, the most central ones first, and else row by row."""
+    middle = [(n - 1) / 2 for n in size]
+    return sorted(np.ndindex(*size), key=lambda place: sum((at - m) ** 2 for at, m in zip(place, middle, strict=True)))
 
 
 def _inside(place, borders):
