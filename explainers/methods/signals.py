@@ -158,7 +158,7 @@ def as_indices(exposed: Exposed, indices: tf.Tensor | None, images: tf.Tensor) -
     """Units as an int32 tensor (n, k); None stands for all units of every image.
 
     Raises:
-        InputError: they are not integers, or not one row an image.
+        InputError: they are not integers, not one row an image, or not among the model's.
     """
     if indices is None:
         return tf.tile(tf.range(exposed.n_classes)[tf.newaxis], [tf.shape(images)[0], 1])
@@ -170,6 +170,10 @@ def as_indices(exposed: Exposed, indices: tf.Tensor | None, images: tf.Tensor) -
             f"units have the shape (N, K), one row an image, and these have {tuple(indices.shape)}: "
             "for one unit an image write y[:, np.newaxis]"
         )
+    if not tf.is_symbolic_tensor(indices):  # a program cannot raise; outside of one, a GPU would return zeros
+        wrong = indices.numpy()[(indices.numpy() < 0) | (indices.numpy() >= exposed.n_classes)]
+        if wrong.size:
+            raise InputError(f"the model has the units 0 to {exposed.n_classes - 1}, and one asked for is {wrong[0]}")
     return tf.cast(indices, tf.int32)
 
 

@@ -228,7 +228,7 @@ def _prepare(
     _check_images(images, slots[0].shape)
     n = images.shape[0]
     units = as_indices(exposed, indices, images)
-    _check_units(units, n, exposed.n_classes)
+    _check_units(units, n)
     _check_maps(maps, units)
     maps = tf.cast(maps, tf.float32)
     # Nothing can be raised inside a program: there, a map that is not finite gives NaN; but NaN itself has no order.
@@ -250,13 +250,9 @@ def _check_images(images: tf.Tensor, declared: tuple[int | None, ...]) -> None:
         )
 
 
-def _check_units(units: tf.Tensor, n: int, n_classes: int) -> None:
+def _check_units(units: tf.Tensor, n: int) -> None:
     if units.shape[0] != n or not units.shape[1]:
         raise InputError(f"indices hold one row of units an image, ({n}, K), and have the shape {units.shape}")
-    if not tf.is_symbolic_tensor(units):
-        wrong = units.numpy()[(units.numpy() < 0) | (units.numpy() >= n_classes)]
-        if wrong.size:
-            raise InputError(f"the model has the units 0 to {n_classes - 1}, and indices ask for {wrong[0]}")
 
 
 def _check_maps(maps: tf.Tensor, units: tf.Tensor) -> None:

@@ -300,6 +300,8 @@ def test_a_head_with_one_unit_keeps_its_class_axis(build, method):
             r"have the shape \(N, K\), one row an image, and these have \(2,\): .*write y\[:, np.newaxis\]",
         ),
         (np.array([[1.0], [2.0]]), "units are integers, and these are float64: cast the indices to int32"),
+        (np.array([[1], [5]]), "the model has the units 0 to 4, and one asked for is 5"),
+        (np.array([[1], [-1]]), "the model has the units 0 to 4, and one asked for is -1"),
     ],
 )
 def test_units_that_are_no_integers_or_no_rows_are_refused(indices, text):

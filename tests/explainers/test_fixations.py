@@ -66,7 +66,8 @@ def toy(weights, image, *chain, classes=1):
     for layer in chain:
         x = layer(x)
     model = keras.Model(pixel, x)
-    for layer, kernel in zip((part for part in chain if part.weights), weights, strict=True):
+    learning = [layer for layer in chain if getattr(layer, "weights", ())]
+    for layer, kernel in zip(learning, weights, strict=True):
         layer.set_weights([np.reshape(kernel, layer.kernel.shape)])
     return counts(model, np.asarray(image, np.float32)[np.newaxis])[0]
 
@@ -334,6 +335,28 @@ def test_one_and_three_axes_of_positions_are_like_two(axes):
     want = counts(twin, x.reshape(2, *as_image, 2))
     np.testing.assert_array_equal(counts(model, x), want.reshape(2, *positions, 3))
     assert want.sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("resampling", "size"),
+    [(layers.UpSampling2D((2, 3)), (16, 24)), (layers.Resizing(5, 11, interpolation="nearest"), (5, 11))],
+    ids=["up", "both"],
+)
+def test_resampled_pixels_are_followed_to_the_pixels_that_they_are(resampling, size):
+    image, resampled = keras.Input((8, 8, 3)), keras.Input((*size, 3))
+    chain = [layers.Conv2D(5, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    y = resampled
+    for layer in chain:
+        y = layer(y)
+    body = models.randomize(keras.Model(resampled, y), 2)
+    x = models.images(2)
+    places = np.asarray(resampling(np.broadcast_to(np.arange(64.0).reshape(1, 8, 8, 1), (1, 8, 8, 1))), int)[0, ..., 0]
+    maps = counts(keras.Model(image, body(resampling(image))), x)
+    on_resampled = counts(body, resampling(x))
+    for i, unit in np.ndindex(2, 3):
+        want = np.bincount(places.reshape(-1), on_resampled[i, ..., unit].reshape(-1), 64)
+        np.testing.assert_array_equal(maps[i, ..., unit], want.reshape(8, 8))
+    assert maps.sum() > 0
 
 
 def test_a_nested_model_is_followed_like_a_flat_one():
