@@ -81,10 +81,8 @@ class Window:
     def around(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The input's positions (P, length) behind the output's (P,), and which of them are no padding."""
         places, inside = tf.zeros([], tf.int64), tf.constant(True)
-        corners, offsets = (
-            unravel(position, self.target),
-            np.indices(self.size).reshape(len(self.size), -1)[:, self.order],
-        )
+        corners = unravel(position, self.target)
+        offsets = np.indices(self.size).reshape(len(self.size), -1)[:, self.order]
         for axis, (low, high) in enumerate(self.borders):
             corner = corners[axis][:, tf.newaxis] * self.strides[axis] - self.ahead[axis]
             along = corner + tf.constant(offsets[axis] * self.dilation[axis], tf.int64)

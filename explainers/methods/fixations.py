@@ -37,7 +37,7 @@ def fixations(model: keras.Model, inputs: tf.Tensor, indices: tf.Tensor | None =
       GoogLeNet and ResNet.
     * Addition: to the branch with the largest value; of a signal multiplied by a gate: to the signal, which has the
       output's shape; concatenation: to the part that the unit came from.
-    * Normalisation, rescaling, activations, reshaping, padding, cropping: to the same unit.
+    * Normalisation, rescaling, activations, reshaping, padding, cropping: to the same unit; resizing: to the nearest.
 
     What adds up evidence over positions does so first for the logit, and hands on to all, or again further down, and
     hands on to the strongest. So an average of class score maps, where no dense layer comes behind, has a point at

@@ -59,7 +59,7 @@ def counts(model, x, indices=None):
     return fixations(model, x, indices)[1].numpy()
 
 
-def toy(weights, image, *chain, classes=1):
+def toy(weights, image, *chain):
     """The maps of a chain of layers with given weights (an array of them, kernels first, no biases) for one image."""
     pixel = keras.Input(np.shape(image))
     x = pixel
@@ -185,7 +185,7 @@ def test_signals_without_evidence_do_not_pull_fixations_to_a_corner(pool):
 
 def test_scores_that_are_averaged_are_followed_from_every_position_where_they_are_positive():
     image = np.random.default_rng(0).normal(size=(5, 6, 1)).astype("float32")
-    maps = toy([[1, -1]], image, layers.Conv2D(2, 1, use_bias=False), layers.GlobalAveragePooling2D(), classes=2)
+    maps = toy([[1, -1]], image, layers.Conv2D(2, 1, use_bias=False), layers.GlobalAveragePooling2D())
     np.testing.assert_array_equal(maps[..., 0], image[..., 0] > 0)
     np.testing.assert_array_equal(maps[..., 1], image[..., 0] < 0)
 
@@ -309,6 +309,28 @@ def test_normalisation_may_be_folded_into_the_convolution(seed):
     for name in ("last", "dense"):
         twins[1].get_layer(name).set_weights(twins[0].get_layer(name).get_weights())
     np.testing.assert_array_equal(counts(twins[1], x), counts(twins[0], x))
+
+
+@pytest.mark.parametrize(
+    "norm", [layers.BatchNormalization, layers.LayerNormalization, lambda **o: layers.GroupNormalization(2, **o)]
+)
+def test_a_normalisation_that_turns_signs_around_may_have_them_turned_back(norm):
+    image, x = keras.Input((8, 8, 3)), models.images(3)
+    y = layers.Conv2D(6, 3, name="last")(norm(name="norm")(layers.Conv2D(4, 3)(image)))
+    model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(y)))
+    models.randomize(model, 1)
+    maps, signs = counts(model, x), np.array([1, -1, -1, 1.0])
+    model.get_layer("norm").gamma.assign(model.get_layer("norm").gamma * signs)
+    model.get_layer("norm").beta.assign(model.get_layer("norm").beta * signs)
+    last = model.get_layer("last").kernel
+    last.assign(last * signs[:, np.newaxis])
+    np.testing.assert_array_equal(counts(model, x), maps)
+
+
+@pytest.mark.parametrize("build", [models.gap_dense_softmax_operation, models.softmax_object, models.average_pooled])
+def test_other_ways_to_write_a_network_have_the_same_fixations(build):
+    x = models.images(2)
+    np.testing.assert_array_equal(counts(build(1), x), counts(models.gap_dense(1), x))
 
 
 @pytest.mark.parametrize("axes", [1, 3])
