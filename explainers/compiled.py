@@ -18,7 +18,7 @@ from explainers.errors import InputError
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
 from explainers.methods.noise import image_seeds
 from explainers.methods.registry import Method, get_method
-from explainers.methods.signals import Signals, differentiate_head, gather_weights, must_loop
+from explainers.methods.signals import combine_methods
 from explainers.metrics import confidence_change, deletion, insertion
 
 logger = logging.getLogger(__name__)
@@ -120,52 +120,50 @@ class Explainer:
     def warm_up(self) -> None:
         """Runs one empty batch, so that everything that happens once has happened.
 
-        Methods with many passes are left out: a batch of theirs takes long, and their passes are the model's own.
+        Without XLA, methods and metrics with many passes are left out: a batch of theirs takes long, nothing of it
+        happens once, and their passes are the model's own.
         """
-        few = self._few_passes()
-        program = self._program if few == self.methods else self.compile(self.jit, few)
+        program = self._program if self.jit or self._has_few_passes() else self.compile(self.jit, whole=False)
         images = tf.zeros((self.batch_size, *self.input_shape), tf.uint8)
         program(images, tf.fill((self.batch_size, self.top_k), PREDICTED))
 
-    def compile(self, jit: bool, methods: dict[str, Method] | None = None) -> Callable[..., Results]:
-        """The program of all or of some methods, for this batch size: (images, targets) -> results."""
-        methods = self.methods if methods is None else methods
+    def compile(self, jit: bool, whole: bool = True) -> Callable[..., Results]:
+        """The program for this batch size, (images, targets) -> results.
+
+        `whole` False leaves out what takes many passes.
+        """
         signature = [
             tf.TensorSpec((self.batch_size, *self.input_shape), tf.uint8),
             tf.TensorSpec((self.batch_size, self.top_k), tf.int32),
         ]
         # The concrete function, traced here and now: threads that call it later can never trace it a second time.
-        explain = functools.partial(self._explain, methods)
+        explain = functools.partial(self._explain, whole)
         return tf.function(explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
 
-    def _few_passes(self) -> dict[str, Method]:
-        return {name: method for name, method in self.methods.items() if not method.expanding}
+    def _has_few_passes(self) -> bool:
+        return not self.metrics and not any(method.expanding for method in self.methods.values())
 
-    def _explain(self, methods: dict[str, Method], images: tf.Tensor, targets: tf.Tensor) -> Results:
+    def _explain(self, whole: bool, images: tf.Tensor, targets: tf.Tensor) -> Results:
+        methods = {name: method for name, method in self.methods.items() if whole or not method.expanding}
         inputs = self.preprocess(tf.cast(images, tf.float32))
-        # With many targets their gradients would not fit in memory together; the methods then loop over targets.
-        loop = must_loop(self.exposed, self.top_k)
-        sharing = {name: m.combine for name, m in methods.items() if m.combine and not (loop and m.reads_gradients)}
         signals = keras.tree.flatten(self.exposed.split(as_inputs(self.exposed, inputs)))
-        logits, gradients = differentiate_head(
+        sharing = {name: method for name, method in methods.items() if method.combine is not None}
+        logits, chosen, maps = combine_methods(
+            {name: method.combine for name, method in sharing.items() if method.combine is not None},
             self.exposed,
             signals,
             lambda y: _choose(y, targets),
-            needed=any(methods[name].reads_gradients for name in sharing),
+            self.top_k,
+            gradients=any(method.reads_gradients for method in sharing.values()),
+            weights=any(method.reads_weights for method in sharing.values()),
         )
-        chosen = _choose(logits, targets)
-        weights = None
-        if any(methods[name].reads_weights for name in sharing):
-            weights = gather_weights(self.exposed, chosen)
-        shared = Signals(tf.cast(signals[0], tf.float32), chosen, gradients, weights)
         # Seeds of the pixels and not of the preprocessed inputs, which differ in their last bit from device to device.
         seeds = image_seeds(images)
-        maps = {
-            name: sharing[name](shared) if name in sharing else self._own_passes(method, inputs, chosen, seeds)
-            for name, method in methods.items()
-        }
-        measured = {name: self._measure(inputs, chosen, values) for name, values in maps.items()}
-        return logits, chosen, maps, measured
+        for name, method in methods.items():
+            if name not in sharing:
+                maps[name] = self._own_passes(method, inputs, chosen, seeds)
+        measured = {name: self._measure(inputs, chosen, values) for name, values in maps.items() if whole}
+        return logits, chosen, {name: maps[name] for name in methods}, measured
 
     def _measure(self, inputs: tf.Tensor, chosen: tf.Tensor, maps: tf.Tensor) -> dict[str, tf.Tensor]:
         measured = {}
@@ -251,8 +249,11 @@ def _faster_with_xla(explainer: Explainer) -> bool:
     images = tf.zeros((explainer.batch_size, *explainer.input_shape), tf.uint8)
     targets = tf.fill((explainer.batch_size, explainer.top_k), PREDICTED)
     try:
-        few = explainer._few_passes()
-        plain, compiled = (_seconds_a_batch(explainer.compile(jit, few), images, targets) for jit in (False, True))
+        # What takes many passes takes the model's own: these few tell enough, in seconds.
+        few = (explainer.compile(jit, whole=False) for jit in (False, True))
+        plain, compiled = (_seconds_a_batch(program, images, targets) for program in few)
+        if compiled < 0.9 * plain and not explainer._has_few_passes():
+            explainer.compile(True)(images, targets)  # XLA may refuse the rest
     except (tf.errors.OpError, NotImplementedError) as error:
         logger.info("XLA cannot compile this program, so it runs without: %s", error)
         return False

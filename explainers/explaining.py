@@ -55,8 +55,11 @@ def explain(
         InputError: images or units do not fit the model, or an image holds NaN or infinity.
         MethodError: the method is unknown or does not fit the model.
     """
-    known = get_method(method) if isinstance(method, str) else method_of(method)
-    function = get_method(method).function if isinstance(method, str) else method
+    if isinstance(method, str):
+        known: Method | None = get_method(method)
+        function: Callable[..., Any] = get_method(method).function
+    else:
+        known, function = method_of(method), method
     exposed = ensure_exposed(model, spatial=known is None or known.spatial)
     if postprocessing == "auto":
         postprocessing = known.postprocessing if known else None
@@ -110,7 +113,7 @@ def _compiled_call(
             if postprocessing is not None:
                 maps = postprocessing(maps)
             if resizing is not None and resizing is not False:
-                own = tuple(images.shape[1:-1] or images.shape[1:])
+                own = tuple(images.shape[1:-1]) or tuple(images.shape[1:])
                 maps = resize_maps(maps, own if resizing is True else resizing)
             return logits, maps, *more
 

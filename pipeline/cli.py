@@ -138,7 +138,7 @@ def _add_model_options(group: Any) -> None:
     group.add_argument("--layer", metavar="NAME", help="the spatial signal to explain (default: the last one)")
     group.add_argument("--logits-layer", metavar="NAME", help="the logits, where a model has several outputs")
     group.add_argument(
-        "--reshape", metavar="HOW", help="a transformer's tokens as a grid: tokens (square), or HxW such as 14x14"
+        "--reshape", metavar="HOW", help="a transformer's tokens as a grid: tokens (finds it), or HxW such as 14x14"
     )
     group.add_argument("--class-names", metavar="FILE", help="one name a line, or JSON as Keras's ImageNet index")
     group.add_argument("--input-size", type=_size, metavar="HxW", help="where the model leaves it open: 224 or 224x320")
@@ -160,8 +160,8 @@ def _add_explaining_options(group: Any) -> None:
         "--metrics",
         type=split_names,
         metavar="A,B",
-        help="measure every map: deletion, insertion, drop, increase (each with passes of its own), "
-        "pointing, energy (against the manifest's boxes) (default: none)",
+        help="measure every map: deletion, insertion (51 passes a map each), drop, increase (2), pointing, energy "
+        "(the label's map against the manifest's boxes) (default: none)",
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="images a batch (default: 32)")
 

@@ -196,7 +196,9 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is written: a run is resumed only by a job that agrees in all of them."""
-        return {name: value for name, value in self.to_dict().items() if name not in NOT_PART_OF_A_RESULT}
+        values = {name: value for name, value in self.to_dict().items() if name not in NOT_PART_OF_A_RESULT}
+        # Options that came later are part of a run only where they are used, so that older runs can go on.
+        return {name: value for name, value in values.items() if value or name not in _LATER}
 
     def digest(self) -> str:
         """A hash of `identity`."""
@@ -212,6 +214,8 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
+
+_LATER = ("metrics", "reshape")
 
 _TUPLES = ("images", "methods", "metrics", "input_size")
 

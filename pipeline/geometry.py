@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -116,6 +117,18 @@ def project_map(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     )
     projected[top:bottom, left:right] = np.asarray(patch)
     return projected
+
+
+def shrink_geometry(geometry: Geometry, longest: int) -> tuple[Geometry, float]:
+    """The geometry of the same image with its longest side at most `longest` pixels, and the factor it shrank by."""
+    scale = min(1.0, longest / max(geometry.width, geometry.height))
+    if scale == 1:
+        return geometry, scale
+    view = geometry.view
+    names = ("scale_x", "scale_y", "offset_x", "offset_y")
+    shrunk = dataclasses.replace(view, **{name: scale * getattr(view, name) for name in names})
+    width, height = (max(1, round(scale * side)) for side in (geometry.width, geometry.height))
+    return Geometry(width, height, shrunk), scale
 
 
 def clip_boxes(

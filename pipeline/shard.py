@@ -31,6 +31,7 @@ from pipeline.geometry import (
     fit_view,
     make_input,
     project_map,
+    shrink_geometry,
     strongest_region,
 )
 from pipeline.layout import RunLayout, digest_of_overlays
@@ -39,6 +40,8 @@ from pipeline.records import Entry, Failure, MapRecord, Record
 from pipeline.worker import BatchResult, Worker
 
 KEPT_PIXELS = 2_000_000  # larger photographs are decoded again for their overlays, so that few of them are alive
+
+MEASURED_SIDE = 512  # maps are compared with boxes at this size: a gigapixel photograph has no finer map
 
 RANKED = 5  # targets beyond so many best classes, or beyond the requested top, get the rank -1
 
@@ -256,7 +259,7 @@ class ShardJob:
         target = int(batch.targets[item.row, column])
         peak_x, peak_y = _peak(values, geometry)
         metrics = {name: float(found[item.row, column]) for name, found in batch.metrics.get(method, {}).items()}
-        metrics |= self.watch.time("metrics", self._localize, item, values)
+        metrics |= self.watch.time("metrics", self._localize, item, values, target)
         positive, negative = _mass(values)
         return MapRecord(
             method=method,
@@ -275,12 +278,15 @@ class ShardJob:
             metrics=metrics,
         )
 
-    def _localize(self, item: Explained, values: np.ndarray) -> dict[str, float]:
-        geometry = item.loaded.geometry
-        boxes = clip_boxes(item.loaded.entry.boxes or (), geometry)
-        if not boxes or not {"pointing", "energy"} & set(self.config.metrics):
+    def _localize(self, item: Explained, values: np.ndarray, target: int) -> dict[str, float]:
+        entry = item.loaded.entry
+        # Boxes are those of the image's label: what other classes' maps show is none of their business.
+        asked = {"pointing", "energy"} & set(self.config.metrics)
+        if not asked or not entry.boxes or self.worker.label_index(entry.label) not in (None, target):
             return {}
-        return self.worker.localize(project_map(values, geometry), boxes)
+        geometry, scale = shrink_geometry(item.loaded.geometry, MEASURED_SIDE)
+        boxes = clip_boxes(((scale * x, scale * y, scale * w, scale * h) for x, y, w, h in entry.boxes), geometry)
+        return self.worker.localize(project_map(values, geometry), boxes) if boxes else {}
 
     def _write_overlay(self, item: Explained, method: str, column: int, photograph: Image.Image) -> str:
         config, loaded = self.config, item.loaded

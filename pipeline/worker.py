@@ -126,8 +126,8 @@ class Worker:
     def localize(self, values: np.ndarray, boxes: Sequence[Sequence[float]]) -> dict[str, float]:
         """The metrics that --metrics asks for of a map (height, width) in the pixels of its boxes (x, y, w, h)."""
         measures = {"pointing": ex.metrics.pointing_game, "energy": ex.metrics.energy_in_box}
-        corners = np.asarray(boxes, np.float64)
-        return {name: float(measures[name](values, corners)) for name in self.config.metrics if name in measures}
+        positive, corners = np.maximum(values, 0), np.asarray(boxes, np.float64)  # nothing positive points nowhere
+        return {name: float(measures[name](positive, corners)) for name in self.config.metrics if name in measures}
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Sigmoid where the model ends in one (or has a single unit), else softmax."""

@@ -2,6 +2,7 @@
 
     shapes   every method on every shape of model: it fits, or is refused with which sentence
     batches  how far the map of an image in a batch is from its map alone
+    memory   peak memory of a process that makes many passes, against one that makes few
     sanity   rank correlation of every method's maps before and after the demo's model is randomised
 
 The errors against the oracles are written by the tests themselves, to `artifacts/oracle-errors.md`.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +110,34 @@ def _difference(method: ex.methods.Method, exposed: ex.Exposed, x: np.ndarray) -
     return "0" if difference == 0 else f"{difference:.0e}"
 
 
+FEW_AND_MANY = {
+    "scorecam": ("channels", 4, 64), "occlusion": ("stride", 6, 2), "rise": ("masks", 8, 128),
+    "integrated_gradients": ("steps", 4, 32), "smoothgrad": ("samples", 4, 32),
+}  # fmt: skip
+
+
+def memory() -> Iterator[str]:
+    """MobileNetV2 on eight images of 96 pixels, max_rows 32; each figure is that of a process of its own."""
+    yield "| method | few | MB | many | MB | ratio |"
+    yield "|---|---|---|---|---|---|"
+    for method, (option, *values) in FEW_AND_MANY.items():
+        size = ", size=12" if method == "occlusion" else ""
+        few, many = (f"{method}({option}={value}{size})" for value in values)
+        low, high = (_peak_memory(spec) for spec in (few, many))
+        yield f"| {method} | {few} | {low:.0f} | {many} | {high:.0f} | {high / low:.3f} |"
+
+
+def _peak_memory(spec: str) -> float:
+    code = (
+        "import resource, keras, tensorflow as tf, explainers as ex; "
+        "exposed = ex.expose(keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3))); "
+        f"ex.explain({spec!r}, exposed, tf.zeros((8, 96, 96, 3)), tf.zeros((8, 1), tf.int32), resizing=None); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
 def sanity() -> Iterator[str]:
     """Spearman's correlation of signed maps, mean over images: the last layer anew, half of the layers, all of them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +160,7 @@ def sanity() -> Iterator[str]:
 
 def main() -> None:
     """Prints the tables that were asked for."""
-    tables = {"shapes": shapes, "batches": batches, "sanity": sanity}
+    tables = {"shapes": shapes, "batches": batches, "memory": memory, "sanity": sanity}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="+", choices=tables, metavar="WHAT", help=", ".join(tables))
     for what in parser.parse_args().what:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -47,20 +48,17 @@ def sum_variants(function: Variants, count: int, n: int | None, max_rows: int) -
     """
     r, starts = _passes(count, n, max_rows)
 
-    def add(total: tf.Tensor | None, start: tf.Tensor | int, last: int) -> tf.Tensor:
+    def add(total: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         numbers = start + tf.range(r)
         values = function(tf.minimum(numbers, count - 1))
-        for i in range(r):
-            value = values[i] if last >= count or i + last < count else tf.where(numbers[i] < count, values[i], 0.0)
-            total = value if total is None else total + value
+        for i in range(r):  # the last pass may be filled up with repetitions, which do not count
+            total += values[i] if starts[-1] + i < count else tf.where(numbers[i] < count, values[i], 0.0)
         return total
 
-    total = add(None, 0, 0)
+    first = functools.reduce(tf.add, tf.unstack(function(tf.range(r))))
     if len(starts) == 1:
-        return total
-    return tf.foldl(
-        lambda total, start: add(total, start, starts[-1]), tf.constant(starts[1:]), total, parallel_iterations=1
-    )
+        return first
+    return tf.foldl(add, tf.constant(starts[1:]), first, parallel_iterations=1)
 
 
 def in_groups(function: Callable[..., Any], max_rows: int, *tensors: tf.Tensor) -> Any:

@@ -11,7 +11,7 @@ from explainers import filters, heads
 from explainers.errors import InputError
 from explainers.graph import Slot, Step, run_steps
 from explainers.inspection import Exposed, as_inputs
-from explainers.methods.gradient import as_single_input
+from explainers.methods.gradient import as_single_input, check_size
 from explainers.methods.signals import UNROLLED_UNITS
 from explainers.rewriting import activation_name, unfuse
 
@@ -41,6 +41,7 @@ def full_gradients(
     Returns:
         The units' logits (N, K), and maps (N, H, W, K), never negative, float32.
     """
+    check_size(tf.convert_to_tensor(keras.tree.flatten(inputs)[0]))
     logits, terms = full_gradient_terms(model, inputs, indices)
     size = tuple(terms[0].shape[1:-2])
     if not size:

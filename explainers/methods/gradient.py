@@ -84,6 +84,7 @@ def integrated_gradients(
     """
     check_count("steps", steps)
     exposed, images, indices = as_single_input(model, inputs, indices)
+    check_size(images)
     start = _as_baseline(baseline, images.shape[1:])
     forward = forward_of(exposed)
 
@@ -189,13 +190,11 @@ def as_single_input(
         InputError: the model has several inputs, or one that has no gradient where one is needed.
     """
     exposed = ensure_exposed(model, spatial=False)
-    flat, slots = keras.tree.flatten(inputs), exposed.split.input_slots
-    if len(flat) != 1 or len(slots) != 1:
-        raise InputError(f"maps of the input need a model with one, and this has {len(slots)}")
-    if differentiable and not tf.as_dtype(slots[0].dtype).is_floating:
-        raise InputError(
-            f"gradients with respect to the input need a floating-point one, and this model reads {slots[0].dtype}"
-        )
+    flat = keras.tree.flatten(inputs)
+    if differentiable:
+        check_input(exposed)
+    if len(flat) != 1 or len(exposed.split.input_slots) != 1:
+        raise InputError(f"maps of the input need a model with one, and this has {len(exposed.split.input_slots)}")
     images = tf.cast(flat[0], tf.float32)
     return exposed, images, as_indices(exposed, indices, images)
 
@@ -214,8 +213,30 @@ def sum_channels(values: tf.Tensor) -> tf.Tensor:
 def add_noise(images: tf.Tensor, noise: float, seeds: tf.Tensor, j: tf.Tensor | int) -> tf.Tensor:
     """Noisy copy number `j` of each image: normal, with `noise` times the image's own range as deviation."""
     axes = list(range(1, len(images.shape)))
+    check_size(images)
     extent = tf.reduce_max(images, axes, keepdims=True) - tf.reduce_min(images, axes, keepdims=True)
     return images + noise * extent * normals(seeds, j, images.shape[1:])
+
+
+def check_input(exposed: Exposed) -> None:
+    """Refuses models without a single floating-point input.
+
+    Raises:
+        InputError: with the reason.
+    """
+    slots = exposed.split.input_slots
+    if len(slots) != 1:
+        raise InputError(f"maps of the input need a model with one, and this has {len(slots)}")
+    if not tf.as_dtype(slots[0].dtype).is_floating:
+        raise InputError(
+            f"gradients with respect to the input need a floating-point one, and this model reads {slots[0].dtype}"
+        )
+
+
+def check_size(images: tf.Tensor) -> None:
+    """Refuses images whose size is open when a program is traced."""
+    if None in images.shape[1:]:
+        raise InputError(f"this method needs images of a known size, and these have the shape {images.shape}")
 
 
 def check_count(name: str, value: int) -> None:
@@ -226,7 +247,7 @@ def check_count(name: str, value: int) -> None:
 
 def check_noise(noise: float) -> None:
     """Refuses a deviation that is none."""
-    if not 0 <= noise < float("inf"):
+    if not isinstance(noise, (int, float)) or not 0 <= noise < float("inf"):
         raise InputError(f"noise is a fraction of the image's range, at least 0, not {noise!r}")
 
 
@@ -245,6 +266,11 @@ def _one_unit_at_a_time(forward: Forward, images: tf.Tensor, indices: tf.Tensor)
         _, derivatives = differentiate_input(forward, images, column[:, tf.newaxis])
         return derivatives[..., 0]
 
-    derivatives = tf.map_fn(differentiate, tf.transpose(indices), fn_output_signature=tf.float32)
+    derivatives = tf.map_fn(
+        differentiate,
+        tf.transpose(indices),
+        parallel_iterations=1,  # or the backward passes of several units would be in memory at once
+        fn_output_signature=tf.float32,
+    )
     scores = tf.gather(forward(images), indices, batch_dims=1)
     return scores, tf.transpose(derivatives, [*range(1, len(derivatives.shape)), 0])

@@ -14,7 +14,14 @@ from explainers.errors import MethodError
 from explainers.graph import Graph, run_steps
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
 from explainers.methods.cams import gradcam
-from explainers.methods.gradient import Forward, as_single_input, differentiate_input, largest_magnitude
+from explainers.methods.gradient import (
+    Forward,
+    as_single_input,
+    check_input,
+    check_size,
+    differentiate_input,
+    largest_magnitude,
+)
 
 
 def guided_backprop(
@@ -54,6 +61,7 @@ def guided_gradcam(
         MethodError: the model has no ReLU.
     """
     exposed = ensure_exposed(model)
+    check_size(tf.convert_to_tensor(keras.tree.flatten(inputs)[0]))
     logits, fine = guided_backprop(exposed, inputs, indices)
     _, coarse = gradcam(exposed, inputs, indices)
     return logits, filters.resize_maps(tf.nn.relu(coarse), tuple(fine.shape[1:-1])) * fine
@@ -63,8 +71,10 @@ def check_guided(exposed: Exposed) -> None:
     """Refuses models without a ReLU, where guided backpropagation is the plain gradient.
 
     Raises:
+        InputError: there is no single floating-point input.
         MethodError: with the reason, and the methods that do fit.
     """
+    check_input(exposed)
     if not any(heads.is_rectifier(step) for step in exposed.graph.steps):
         raise MethodError(
             "guided_backprop and guided_gradcam gate the gradient at ReLUs, and this model has none: use gradients, "

@@ -13,7 +13,7 @@ import tensorflow as tf
 from explainers.errors import InputError, MethodError
 from explainers.filters import resize_maps
 from explainers.inspection import Exposed, as_inputs
-from explainers.methods.gradient import add_noise, as_single_input, check_count, check_noise
+from explainers.methods.gradient import add_noise, as_single_input, check_count, check_noise, check_size
 from explainers.methods.noise import as_seeds
 
 Function = Callable[..., tuple[tf.Tensor, tf.Tensor]]
@@ -80,8 +80,9 @@ def tta(method: Function, scales: Sequence[float] = (0.5, 1.5, 2.0), hflip: bool
         A method of the same form and with the same parameters; its logits are those of the image itself.
     """
     _check_function(method)
-    if any(not scale > 0 for scale in scales):
-        raise InputError(f"scales are factors above 0, not {tuple(scales)!r}")
+    numbers = isinstance(scales, (tuple, list)) and all(isinstance(scale, (int, float)) for scale in scales)
+    if not numbers or any(not scale > 0 for scale in scales):
+        raise InputError(f"scales are factors above 0, such as (0.5,) or (), not {scales!r}")
 
     @functools.wraps(method)
     def augmented(
@@ -95,6 +96,7 @@ def tta(method: Function, scales: Sequence[float] = (0.5, 1.5, 2.0), hflip: bool
         exposed, images, indices = as_single_input(model, inputs, indices, differentiable=False)
         if len(images.shape) < 3:
             raise InputError(f"tta mirrors and resizes images, and this model reads rows of {images.shape[1]} features")
+        check_size(images)
         params |= _pass_on(method, as_seeds(seeds, images, 0), 0)
 
         def explain(copy: tf.Tensor, mirrored: bool) -> tuple[tf.Tensor, tf.Tensor]:

@@ -27,7 +27,7 @@ from explainers.methods.chunks import (
     sizes_of,
     sum_variants,
 )
-from explainers.methods.gradient import as_single_input, check_count, forward_of
+from explainers.methods.gradient import as_single_input, check_count, check_size, forward_of
 from explainers.methods.noise import as_seeds, rise_masks
 from explainers.methods.signals import Signals, as_indices, explain_signals
 
@@ -58,13 +58,7 @@ def scorecam(
     Returns:
         The units' logits (N, K), and maps (N, h, w, K), before the paper's ReLU, float32.
     """
-
-    def weigh(scores: tf.Tensor, units: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        chosen = tf.gather(scores, units, batch_dims=1, axis=-1)  # (n, C, k)
-        lowest = tf.where(valid[..., tf.newaxis], chosen, chosen.dtype.min)
-        return tf.where(valid[..., tf.newaxis], tf.nn.softmax(lowest, axis=1), 0.0)
-
-    return _scorecam(model, inputs, indices, channels, max_rows, lambda _: weigh)
+    return _scorecam(model, inputs, indices, channels, max_rows, lambda _, logits: logits, _softmax_over_channels)
 
 
 def scorecam_official(
@@ -80,15 +74,7 @@ def scorecam_official(
     The weights are the unit's probabilities on $x \odot H_k$, with no softmax over the channels, which Alg. 1 of Wang
     et al. 2020 (arXiv:1910.01279) has. Arguments, results and cost are those of `scorecam`.
     """
-
-    def weigh_for(exposed: Exposed) -> _Weigh:
-        def weigh(scores: tf.Tensor, units: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-            chosen = tf.gather(exposed.probabilities(scores), units, batch_dims=1, axis=-1)
-            return tf.where(valid[..., tf.newaxis], chosen, 0.0)
-
-        return weigh
-
-    return _scorecam(model, inputs, indices, channels, max_rows, weigh_for)
+    return _scorecam(model, inputs, indices, channels, max_rows, Exposed.probabilities, _only_valid)
 
 
 def ablationcam(
@@ -165,7 +151,7 @@ def occlusion(
         InputError: the window does not fit the image.
     """
     exposed, images, indices = as_single_input(model, inputs, indices, differentiable=False)
-    sides = _image_sides(images)
+    sides = _image_sides(exposed, images)
     height, width = _windows(sides, size, stride)
     forward = forward_of(exposed)
 
@@ -173,7 +159,7 @@ def occlusion(
         def score(j: tf.Tensor) -> tf.Tensor:
             down, right = tf.gather(height, j // len(width)), tf.gather(width, j % len(width))
             hidden = (down[:, :, tf.newaxis] * right[:, tf.newaxis])[:, tf.newaxis, ..., tf.newaxis]  # (r, 1, H, W, 1)
-            rows = as_rows(tf.where(hidden > 0, fill, images))
+            rows = as_rows(tf.where(hidden > 0, tf.cast(fill, tf.float32), images))
             return from_rows(_gather(forward(rows), repeat(indices, j.shape[0])), j.shape[0])
 
         scores = _gather(forward(images), indices)
@@ -224,7 +210,7 @@ def rise(
     if not 0 < keep <= 1:
         raise InputError(f"keep is a probability above 0 and at most 1, not {keep!r}")
     exposed, images, indices = as_single_input(model, inputs, indices, differentiable=False)
-    sides = _image_sides(images)
+    sides = _image_sides(exposed, images)
     forward = forward_of(exposed)
 
     def explain(images: tf.Tensor, indices: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -240,20 +226,18 @@ def rise(
     return in_groups(explain, max_rows, images, indices, as_seeds(seeds, images, seed))
 
 
-_Weigh = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-"""Logits of the masked images (n, C, L), units (n, k), whether a channel counts (n, C) -> weights (n, C, k)."""
-
-
 def _scorecam(
     model: keras.Model,
     inputs: tf.Tensor,
     indices: tf.Tensor | None,
     channels: int | None,
     max_rows: int,
-    weigh_for: Callable[[Exposed], _Weigh],
+    read: Callable[[Exposed, tf.Tensor], tf.Tensor],  # logits (rows, L) -> scores (rows, L)
+    weigh: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],  # scores (n, k, C), which channels count (n, 1, C) -> weights
 ) -> tuple[tf.Tensor, tf.Tensor]:
     exposed, images, indices = as_single_input(ensure_exposed(model), inputs, indices, differentiable=False)
-    weigh, forward = weigh_for(exposed), forward_of(exposed)
+    check_size(images)
+    forward = forward_of(exposed)
     if channels is not None:
         check_count("channels", channels)
 
@@ -263,15 +247,24 @@ def _scorecam(
 
         def score(j: tf.Tensor) -> tf.Tensor:
             masks = _as_masks(tf.gather(activations, j, axis=-1), tuple(images.shape[1:-1]))
-            return from_rows(forward(as_rows(images * masks[..., tf.newaxis])), j.shape[0])
+            scores = read(exposed, forward(as_rows(images * masks[..., tf.newaxis])))
+            return from_rows(_gather(scores, repeat(indices, j.shape[0])), j.shape[0])
 
         scores = map_variants(score, activations.shape[-1], images.shape[0], max_rows)
         positions = list(range(1, len(activations.shape) - 1))
         varies = tf.reduce_max(activations, positions) > tf.reduce_min(activations, positions)
-        weights = weigh(tf.transpose(scores, [1, 0, 2]), indices, varies)
-        return _gather(logits, indices), weighted_sum(activations, tf.transpose(weights, [0, 2, 1]))
+        weights = weigh(tf.transpose(scores, [1, 2, 0]), varies[:, tf.newaxis])
+        return _gather(logits, indices), weighted_sum(activations, weights)
 
     return in_groups(explain, max_rows, images, indices)
+
+
+def _softmax_over_channels(scores: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    return _only_valid(tf.nn.softmax(tf.where(valid, scores, scores.dtype.min)), valid)
+
+
+def _only_valid(scores: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    return tf.where(valid, scores, 0.0)
 
 
 def _strongest(activations: tf.Tensor, channels: int | None) -> tf.Tensor:
@@ -280,8 +273,7 @@ def _strongest(activations: tf.Tensor, channels: int | None) -> tf.Tensor:
         return activations
     strength = tf.reduce_mean(tf.abs(activations), axis=list(range(1, len(activations.shape) - 1)))
     _, best = tf.math.top_k(strength, channels)
-    one_hot = tf.one_hot(best, activations.shape[-1])  # (n, channels, C)
-    return tf.einsum("n...c,nkc->n...k", activations, one_hot)
+    return tf.gather(activations, best, axis=-1, batch_dims=1)
 
 
 def _as_masks(activations: tf.Tensor, size: tuple[int, ...]) -> tf.Tensor:
@@ -313,11 +305,24 @@ def _gather(logits: tf.Tensor, units: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.cast(logits, tf.float32), units, batch_dims=1)
 
 
-def _image_sides(images: tf.Tensor) -> tuple[int, int]:
-    sides = tuple(images.shape[1:-1])
-    if len(sides) != 2 or None in sides:
-        raise InputError(f"windows and masks need images (N, H, W, C) of a known size, and these have {images.shape}")
-    return sides
+def check_images(exposed: Exposed) -> None:
+    """Refuses models that read anything but one input of images.
+
+    Raises:
+        InputError: with the reason.
+    """
+    shapes = [slot.shape for slot in exposed.split.input_slots]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise InputError(
+            f"occlusion and rise hide parts of images, and need one input (N, H, W, C), not "
+            f"{', '.join(map(str, shapes))}: gradients and gradcam explain other inputs too"
+        )
+
+
+def _image_sides(exposed: Exposed, images: tf.Tensor) -> tuple[int, int]:
+    check_images(exposed)
+    check_size(images)
+    return tuple(images.shape[1:-1])
 
 
 def _windows(

@@ -93,7 +93,13 @@ def _input_map(name: str, title: str, paper: str, function: Callable[..., Any], 
         paper,
         function,
         cost=cost,
-        **{"needs": "one differentiable input", "postprocessing": filters.clip_normalize, "spatial": False, **rest},
+        **{
+            "needs": "one differentiable input",
+            "postprocessing": filters.clip_normalize,
+            "spatial": False,
+            "check": gradient.check_input,
+            **rest,
+        },
     )
 
 
@@ -212,6 +218,7 @@ _ALL = (
         expanding=True,
         needs="one input of images",
         postprocessing=filters.positive_normalize,
+        check=perturbation.check_images,
     ),
     _input_map(
         "rise",
@@ -222,6 +229,7 @@ _ALL = (
         expanding=True,
         needs="one input of images",
         postprocessing=filters.normalize,
+        check=perturbation.check_images,
         seeded=True,
     ),
     _input_map(
@@ -288,6 +296,7 @@ META_METHODS: dict[str, MetaMethod] = {
 }
 
 
+@functools.lru_cache(maxsize=256)  # the same spec is the same function, so that what was compiled for it is found again
 def get_method(spec: str) -> Method:
     """The method of that name, with options where the name has some in brackets.
 

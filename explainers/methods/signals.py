@@ -72,7 +72,7 @@ def explain_signals(
     gradients: bool,
     weights: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Runs the model once and combines its signals to maps.
+    """Runs the model once and combines its signals to the maps of one method.
 
     Args:
         combine: the method's algebra.
@@ -88,12 +88,45 @@ def explain_signals(
     exposed = ensure_exposed(model)
     signals = keras.tree.flatten(exposed.split(as_inputs(exposed, inputs)))
     indices = as_indices(exposed, indices, signals[0])
-    if gradients and must_loop(exposed, indices.shape[1]):
-        return _one_unit_at_a_time(combine, exposed, signals, indices)
-    logits, gradient = differentiate_head(exposed, signals, lambda _: indices, needed=gradients)
-    kernel = gather_weights(exposed, indices) if weights else None
-    maps = combine(Signals(tf.cast(signals[0], tf.float32), indices, gradient, kernel))
-    return tf.gather(logits, indices, batch_dims=1), maps
+    logits, _, maps = combine_methods(
+        {"": combine}, exposed, signals, lambda _: indices, indices.shape[1], gradients=gradients, weights=weights
+    )
+    return tf.gather(logits, indices, batch_dims=1), maps[""]
+
+
+def combine_methods(
+    combines: dict[str, Combine],
+    exposed: Exposed,
+    signals: list[tf.Tensor],
+    choose: Callable[[tf.Tensor], tf.Tensor],
+    n_units: int | None,
+    *,
+    gradients: bool,
+    weights: bool,
+) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    """The maps of several methods from the same signals, with one gradient through the head for all of them.
+
+    Args:
+        combines: the algebra of each method.
+        exposed: the model.
+        signals: what the head reads, activations first.
+        choose: maps the logits (n, L) to the units to explain, (n, k).
+        n_units: k, where it is known.
+        gradients: whether any method reads dy/dA.
+        weights: whether any method reads the classifier's kernel.
+
+    Returns:
+        Logits (n, L), the units (n, k), and each method's raw maps (n, *positions, k).
+    """
+    if gradients and must_loop(exposed, n_units):
+        logits = tf.cast(exposed.head(signals), tf.float32)
+        units = choose(logits)
+        return logits, units, _one_unit_at_a_time(combines, exposed, signals, units, weights)
+    logits, gradient = differentiate_head(exposed, signals, choose, needed=gradients)
+    units = choose(logits)
+    kernel = gather_weights(exposed, units) if weights else None
+    shared = Signals(tf.cast(signals[0], tf.float32), units, gradient, kernel)
+    return logits, units, {name: combine(shared) for name, combine in combines.items()}
 
 
 def must_loop(exposed: Exposed, n_units: int | None) -> bool:
@@ -125,7 +158,7 @@ def differentiate_head(
     if not needed or exposed.linear_head:
         logits = tf.cast(exposed.head(signals), tf.float32)
         return logits, _closed_form(exposed, signals[0], choose(logits)) if needed else None
-    # Squares and sums of float16 activations overflow, so the gradient is taken in float32.
+    # Squares and sums of float16 gradients overflow: the tape casts them to float32 on their way out of the head.
     activations = tf.cast(signals[0], tf.float32)
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(activations)
@@ -178,15 +211,21 @@ def as_indices(exposed: Exposed, indices: tf.Tensor | None, images: tf.Tensor) -
 
 
 def _one_unit_at_a_time(
-    combine: Combine, exposed: Exposed, signals: list[tf.Tensor], indices: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+    combines: dict[str, Combine], exposed: Exposed, signals: list[tf.Tensor], units: tf.Tensor, weights: bool
+) -> dict[str, tf.Tensor]:
     activations = tf.cast(signals[0], tf.float32)
 
-    def explain_column(column: tf.Tensor) -> tf.Tensor:
-        _, gradient = differentiate_head(exposed, signals, lambda _: column[:, tf.newaxis])
-        return combine(Signals(activations, column[:, tf.newaxis], gradient))[..., 0]
+    def explain_column(column: tf.Tensor) -> dict[str, tf.Tensor]:
+        unit = column[:, tf.newaxis]
+        _, gradient = differentiate_head(exposed, signals, lambda _: unit)
+        shared = Signals(activations, unit, gradient, gather_weights(exposed, unit) if weights else None)
+        return {name: combine(shared)[..., 0] for name, combine in combines.items()}
 
-    maps = tf.map_fn(explain_column, tf.transpose(indices), fn_output_signature=tf.float32)
-    logits = tf.cast(exposed.head(signals), tf.float32)
+    maps = tf.map_fn(
+        explain_column,
+        tf.transpose(units),
+        parallel_iterations=1,  # or the gradients of several units would be in memory at once
+        fn_output_signature=dict.fromkeys(combines, tf.float32),
+    )
     last = len(activations.shape) - 1
-    return tf.gather(logits, indices, batch_dims=1), tf.transpose(maps, [*range(1, last + 1), 0])
+    return {name: tf.transpose(values, [*range(1, last + 1), 0]) for name, values in maps.items()}

@@ -312,7 +312,10 @@ def awkward_models(tmp_path_factory) -> Path:
         (["--runner", "Walker"], r"Beam refuses these options: .*Walker"),
         (["--methods", "scorecam(channel=3)"], r"scorecam has no option 'channel'\. Did you mean 'channels'\?"),
         (["--methods", "rise(masks=0)"], r"masks is an integer of at least 1, not 0"),
-        (["--methods", "cam, scorecam(channels=3),scorecam( channels=3 )"], r"names a method twice: cam, scorecam\(cha"),
+        (
+            ["--methods", "cam, scorecam(channels=3),scorecam( channels=3 )"],
+            r"names a method twice: cam, scorecam\(cha",
+        ),
         (["--metrics", "speed"], r"--metrics are of deletion, insertion, .*, not 'speed'"),
         (["--reshape", "tokens"], r"tokens"),
         (["--methods", "cam,cam"], r"names at least one method, and none twice, not 'cam,cam'"),

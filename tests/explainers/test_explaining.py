@@ -389,3 +389,25 @@ def _gradients_by_tape(model, activations):
         scores = tf.gather(signal @ kernel + bias, UNITS, batch_dims=1)
         total = tf.reduce_sum(scores, axis=0)
     return np.moveaxis(tape.jacobian(total, activations).numpy(), 0, 1)
+
+
+def test_rows_of_features_keep_a_value_for_each_feature():
+    model, rows = models.mlp(1), models.images(3, shape=(6,))
+    logits, maps = ex.explain("gradients", model, rows, np.array([[1], [0], [2]]), postprocessing=None)
+    want = ex.methods.gradient.gradients(model, rows, np.array([[1], [0], [2]]))
+    close(logits, want[0])
+    close(maps, want[1])
+
+
+@pytest.mark.parametrize("fill", [0, 127, 0.5])
+def test_occlusion_takes_any_number_to_fill_with(fill):
+    model, x, y = models.gap_dense(1), models.images(2), np.array([[1], [0]])
+    _, maps = ex.explain("occlusion", model, x, y, postprocessing=None, size=4, fill=fill)
+    close(maps, ex.methods.perturbation.occlusion(model, x, y, size=4, fill=float(fill))[1])
+
+
+def test_images_that_are_not_finite_are_told_by_number():
+    x = models.images(3)
+    x[1, 2, 3, 0] = np.nan
+    with pytest.raises(InputError, match=r"x has NaN or infinity in image 1: .*\(1 of 3 images\)"):
+        ex.explain("gradcam", models.gap_dense(), x)

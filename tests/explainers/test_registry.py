@@ -128,7 +128,7 @@ def test_a_meta_method_in_brackets_is_that_of_the_library():
     model, x, y = models.gap_dense(), models.images(2), np.array([[1], [3]])
     want = ex.methods.meta.tta(ex.methods.meta.smooth(ex.methods.cams.gradcam, 3, 0.2), ())(model, x, y)[1]
     np.testing.assert_array_equal(method.function(model, x, y)[1], want)
-    assert (method.combine, method.seeded, method.spatial) == (None, False, True)
+    assert (method.combine, method.seeded, method.spatial) == (None, True, True)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,20 @@ def test_a_meta_method_in_brackets_is_that_of_the_library():
         ("meta.smooth", r"meta.smooth is made of a method, as in meta.smooth(gradcam)"),
         ("meta.smooth()", "meta.smooth is made of one method"),
         ("meta.smooth(gradcamm)", "there is no method 'gradcamm'. Did you mean 'gradcam'?"),
+        ("meta.tta(gradcam, scales=(0.5))", "scales are factors above 0, such as (0.5,) or (), not 0.5"),
+        ("meta.smooth(gradcam, noise='a')", "noise is a fraction of the image's range, at least 0, not 'a'"),
         ("gradcam(", "there is no method 'gradcam('"),
         ("__import__('os').system('true')", "there is no method"),
     ],
 )
 def test_wrong_options_are_told(spec, text):
-    with pytest.raises(MethodError) as caught:
+    with pytest.raises(ex.errors.ExplainerError) as caught:
         registry.get_method(spec)
     assert text in str(caught.value)
+
+
+def test_the_same_spec_is_the_same_function():
+    assert registry.get_method("scorecam(channels=4)").function is registry.get_method("scorecam(channels=4)").function
 
 
 def test_the_public_names_are_there_once():

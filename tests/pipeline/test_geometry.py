@@ -13,9 +13,11 @@ from pipeline.geometry import (
     Geometry,
     View,
     cell_center,
+    clip_boxes,
     fit_view,
     make_input,
     project_map,
+    shrink_geometry,
     strongest_region,
 )
 
@@ -405,3 +407,19 @@ def test_a_box_lies_inside_the_image_whatever_the_map(
     x, y, width, height = box
     assert 0 <= x <= x + width <= image_size[0] + 1e-6
     assert 0 <= y <= y + height <= image_size[1] + 1e-6
+
+
+def test_a_shrunken_geometry_maps_to_the_same_places_of_the_image() -> None:
+    geometry = Geometry(3000, 1500, fit_view("crop", (3000, 1500), (224, 224)))
+    shrunk, scale = shrink_geometry(geometry, 300)
+    assert (shrunk.width, shrunk.height, scale) == (300, 150, 0.1)
+    values = np.arange(49, dtype=np.float32).reshape(7, 7)
+    large, small = project_map(values, geometry), project_map(values, shrunk)
+    np.testing.assert_allclose(small, large.reshape(150, 10, 300, 10).mean(axis=(1, 3)), atol=0.6)
+    assert shrink_geometry(shrunk, 300) == (shrunk, 1.0)
+
+
+def test_boxes_are_cut_off_at_the_border_of_the_image() -> None:
+    geometry = Geometry(20, 10, fit_view("stretch", (20, 10), (8, 8)))
+    boxes = [(1.0, 2.0, 3.0, 4.0), (-2.0, 5.0, 5.0, 9.0), (25.0, 0.0, 3.0, 3.0), (19.0, 9.0, 5.0, 5.0)]
+    assert clip_boxes(boxes, geometry) == [(1, 2, 3, 4), (0, 5, 3, 5), (19, 9, 1, 1)]
