@@ -111,8 +111,8 @@ def _difference(method: ex.methods.Method, exposed: ex.Exposed, x: np.ndarray) -
 
 
 FEW_AND_MANY = {
-    "scorecam": ("channels", 4, 64), "occlusion": ("stride", 6, 2), "rise": ("masks", 8, 128),
-    "integrated_gradients": ("steps", 4, 32), "smoothgrad": ("samples", 4, 32),
+    "scorecam": ("channels", 8, 128), "occlusion": ("stride", 6, 2), "rise": ("masks", 16, 128),
+    "integrated_gradients": ("steps", 8, 64), "smoothgrad": ("samples", 8, 64),
 }  # fmt: skip
 
 

@@ -47,10 +47,10 @@ def randomization_check(
     trained model (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, Sec. 3,
     https://arxiv.org/abs/1810.03292).
 
-    Layers get fresh values from their own initialisers, as before training, normalisations included: gamma 1, beta 0,
-    mean 0 and variance 1. Learned statistics, or permuted ones, would not belong to the new kernels, and a small
-    variance would blow the signal up. Layers that standardise the input (`keras.layers.Normalization`) are kept. The
-    layers are copies: the model itself is not touched.
+    Layers get fresh values from their own initialisers (kernels that would start constant from Glorot's), as before
+    training, normalisations included: gamma 1, beta 0, mean 0 and variance 1. Learned statistics, or permuted ones,
+    would not belong to the new kernels, and a small variance would blow the signal up. Layers that standardise the
+    input (`keras.layers.Normalization`) are kept. The layers are copies: the model itself is not touched.
 
     Args:
         method: a name in `METHODS` or a function, as for `explain`.
@@ -139,7 +139,7 @@ def _make_twin(name: str, layer: keras.layers.Layer) -> _Twin:
         with keras.saving.custom_object_scope(functions):
             copy = type(layer).from_config(layer.get_config())
         copy.build_from_config(layer.get_build_config())
-        fresh = copy.get_weights()
+        fresh = [_anew(values) for values in copy.get_weights()]
         copy.set_weights(layer.get_weights())
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise ModelError(
@@ -147,6 +147,16 @@ def _make_twin(name: str, layer: keras.layers.Layer) -> _Twin:
             f"get_config() that holds all arguments of its constructor, and no lambda among them ({error})"
         ) from error
     return _Twin(name, copy, fresh, layer.get_weights())
+
+
+def _anew(values: np.ndarray) -> np.ndarray:
+    """Initial values; a kernel that starts out constant is drawn from Glorot's distribution instead.
+
+    A classifier that starts at zeros is common, and its maps would be zeros, which are like no other map.
+    """
+    if values.ndim < 2 or values.min() < values.max():
+        return values
+    return np.asarray(keras.initializers.GlorotUniform()(values.shape), values.dtype)
 
 
 def _standardises(layer: keras.layers.Layer) -> bool:

@@ -1017,3 +1017,16 @@ def load(path):
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BILINEAR)
     return np.asarray(image, np.float32) / 127.5 - 1
+
+
+def test_a_classifier_that_starts_at_zeros_is_drawn_at_random():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, activation="relu")(image))
+    model = keras.Model(image, keras.layers.Dense(5, kernel_initializer="zeros", name="predictions")(x))
+    model = models.randomize(model, 1)
+    _, twins = randomization._copy(ex.expose(model), 0)
+    kernel, bias = twins[0].fresh
+    assert (twins[0].name, bias.tolist()) == ("predictions", [0] * 5)
+    assert kernel.std() > 0.1
+    (step, *_) = ex.metrics.randomization_check("gradcam", model, models.images(4), np.array([[0], [1], [2], [3]]))
+    assert step.spearman != 0
