@@ -17,8 +17,9 @@ import tensorflow as tf
 from explainers.errors import InputError
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
 from explainers.methods.noise import image_seeds
-from explainers.methods.registry import Method, get_method
+from explainers.methods.registry import Method
 from explainers.methods.signals import combine_methods
+from explainers.methods.specs import get_method
 from explainers.metrics import confidence_change, deletion, insertion
 
 logger = logging.getLogger(__name__)

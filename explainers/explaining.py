@@ -13,7 +13,8 @@ import tensorflow as tf
 from explainers.errors import InputError
 from explainers.filters import resize_maps
 from explainers.inspection import Exposed, ensure_exposed
-from explainers.methods.registry import Method, get_method, method_of
+from explainers.methods.registry import Method, method_of
+from explainers.methods.specs import get_method
 
 Postprocessing = Callable[[tf.Tensor], tf.Tensor] | Literal["auto"] | None
 Resizing = tuple[int, ...] | bool | None

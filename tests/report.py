@@ -141,7 +141,7 @@ def _peak_memory(spec: str) -> float:
 
 
 def sanity() -> Iterator[str]:
-    """Correlation of signed maps, mean over images: with the classifier made anew, then the upper half of all layers."""
+    """Correlation of signed maps, mean over images: the classifier made anew, then the upper half of all layers."""
     with tempfile.TemporaryDirectory() as folder:
         data = demo_data.make_dataset(Path(folder), 240, seed=0, broken=0)
         model = demo_model.train_model(data, seed=0)

@@ -17,7 +17,8 @@ from explainers.errors import InputError, ModelError
 from explainers.explaining import explain
 from explainers.graph import Step
 from explainers.inspection import Cut, Exposed, ensure_exposed
-from explainers.methods.registry import get_method, method_of
+from explainers.methods.registry import method_of
+from explainers.methods.specs import get_method
 from explainers.metrics.similarity import spearman, ssim
 
 

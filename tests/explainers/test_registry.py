@@ -10,7 +10,7 @@ import tensorflow as tf
 import explainers as ex
 from explainers import filters
 from explainers.errors import MethodError
-from explainers.methods import registry, signals
+from explainers.methods import registry, signals, specs
 from tests import models
 
 every_method = pytest.mark.parametrize("method", ex.METHODS.values(), ids=ex.METHODS)
@@ -19,7 +19,7 @@ every_method = pytest.mark.parametrize("method", ex.METHODS.values(), ids=ex.MET
 @every_method
 def test_a_method_is_kept_under_its_own_name(method):
     assert ex.METHODS[method.name] is method
-    assert registry.get_method(method.name) is method
+    assert specs.get_method(method.name) is method
     assert repr(method) == f"Method({method.name!r})"
     assert method.title
     assert "arXiv:" in method.paper or "doi:" in method.paper
@@ -100,7 +100,7 @@ def test_the_shared_algebra_is_that_of_the_function(method):
 )
 def test_an_unknown_name_lists_the_nearest_and_all(name, text):
     with pytest.raises(MethodError) as caught:
-        registry.get_method(name)
+        specs.get_method(name)
     assert text in str(caught.value)
     assert all(known in str(caught.value) for known in ex.METHODS)
 
@@ -115,7 +115,7 @@ def test_an_unknown_name_lists_the_nearest_and_all(name, text):
     ],
 )
 def test_options_in_brackets_are_given_to_the_function(spec, name, options):
-    method = registry.get_method(spec)
+    method = specs.get_method(spec)
     assert method.name == name
     model, x, y = models.gap_dense(), models.images(2), np.array([[1], [3]])
     want = ex.METHODS[name.split("(")[0]].function(model, x, y, **options)[1]
@@ -123,7 +123,7 @@ def test_options_in_brackets_are_given_to_the_function(spec, name, options):
 
 
 def test_a_meta_method_in_brackets_is_that_of_the_library():
-    method = registry.get_method("meta.tta(meta.smooth(gradcam, repetitions=3, noise=0.2), scales=())")
+    method = specs.get_method("meta.tta(meta.smooth(gradcam, repetitions=3, noise=0.2), scales=())")
     assert method.name == "meta.tta(meta.smooth(gradcam, noise=0.2, repetitions=3), scales=())"
     model, x, y = models.gap_dense(), models.images(2), np.array([[1], [3]])
     want = ex.methods.meta.tta(ex.methods.meta.smooth(ex.methods.cams.gradcam, 3, 0.2), ())(model, x, y)[1]
@@ -149,12 +149,12 @@ def test_a_meta_method_in_brackets_is_that_of_the_library():
 )
 def test_wrong_options_are_told(spec, text):
     with pytest.raises(ex.errors.ExplainerError) as caught:
-        registry.get_method(spec)
+        specs.get_method(spec)
     assert text in str(caught.value)
 
 
 def test_the_same_spec_is_the_same_function():
-    assert registry.get_method("scorecam(channels=4)").function is registry.get_method("scorecam(channels=4)").function
+    assert specs.get_method("scorecam(channels=4)").function is specs.get_method("scorecam(channels=4)").function
 
 
 def test_the_public_names_are_there_once():
