@@ -75,8 +75,9 @@ def _exposed_models() -> Iterator[tuple[str, ex.Exposed, np.ndarray]]:
 def _try(method: str, exposed: ex.Exposed, x: np.ndarray) -> str | None:
     """The sentence with which a method is refused; None if it explains the images."""
     units = tf.zeros((len(x), 1), tf.int32)
+    small = {**SMALL, "occlusion": f"occlusion(size={x.shape[1] // 2})"}
     try:
-        _, maps = ex.methods.get_method(SMALL.get(method, method)).function(exposed, tf.constant(x), units)
+        _, maps = ex.methods.get_method(small.get(method, method)).function(exposed, tf.constant(x), units)
     except ExplainerError as error:
         return str(error)
     if not np.isfinite(maps).all():
