@@ -296,10 +296,12 @@ def describe_model(config: RunConfig) -> list[str]:
         ConfigError: it cannot be loaded or exposed.
     """
     model, digest = models.load_model(config.model, config.allow_unsafe_model)
+    no_signal = ""
     try:
         exposed = ex.expose(model, config.layer, config.logits_layer, config.parsed_reshape)
     except ExplainerError as error:
-        raise ConfigError(str(error)) from error
+        no_signal = str(error)
+        exposed = _expose_without_signal(model, config, error)
     marks = {exposed.activation_layer: "<- signal", exposed.logits_layer: "<- logits"}
     rows = [("layer", "type", "output", "")]
     for step in exposed.graph.steps:
@@ -310,7 +312,9 @@ def describe_model(config: RunConfig) -> list[str]:
         f"signal {exposed.activation_layer} {exposed.activation_shape[1:]}, logits {exposed.logits_layer} "
         f"({exposed.n_classes} classes), {exposed.probability or 'nothing'} taken off"
     )
-    lines += [f"{name}: {_why_not(exposed, name) or 'fits'}" for name in ex.METHODS]
+    for name, method in ex.METHODS.items():
+        reason = no_signal if no_signal and method.spatial else _why_not(exposed, name)
+        lines.append(f"{name}: does not fit: {reason}" if reason else f"{name}: fits")
     return [*lines, *(f"warning: {text}" for text in _warnings(config.model, exposed))]
 
 
@@ -320,8 +324,18 @@ def _why_not(exposed: ex.Exposed, name: str) -> str | None:
         if check is not None:
             check(exposed)
     except ExplainerError as error:
-        return f"does not fit: {error}"
+        return str(error)
     return None
+
+
+def _expose_without_signal(model: Any, config: RunConfig, reason: ExplainerError) -> ex.Exposed:
+    """For the methods that need no spatial signal, as a job with them alone exposes a model."""
+    if config.layer or config.logits_layer or config.reshape:
+        raise ConfigError(str(reason)) from reason
+    try:
+        return ex.inspection.ensure_exposed(model, spatial=False)
+    except ExplainerError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _warnings(spec: str, exposed: ex.Exposed) -> list[str]:

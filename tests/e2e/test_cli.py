@@ -192,6 +192,15 @@ def test_inspect_shows_signal_logits_and_what_fits(tiny_model_path) -> None:
     assert "warning: --preprocess is needed" in result.stdout
 
 
+def test_inspect_of_a_model_without_a_signal_names_the_methods_that_need_none(awkward_models) -> None:
+    result = beamcam("inspect", awkward_models / "flat.keras")
+    assert result.returncode == 0, result.stderr
+    fits = {line.partition(":")[0] for line in result.stdout.splitlines() if line.endswith(": fits")}
+    assert {"gradients", "smoothgrad", "occlusion", "rise", "full_gradients", "fixations"} <= fits
+    assert not fits & {"cam", "gradcam", "scorecam", "guided_gradcam", "guided_backprop"}
+    assert re.search(r"gradcam: does not fit: ", result.stdout)
+
+
 def test_show_explains_one_image(tmp_path, photographs, tiny_model_path) -> None:
     image = photographs / "04.png"
     result = beamcam(

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -354,3 +355,38 @@ def test_more_targets_than_are_unrolled_have_the_maps_of_explain():
     for name, maps in explanation.maps.items():
         _, want = ex.explain(name, model, images / 255, units, postprocessing=None, resizing=None)
         np.testing.assert_allclose(maps, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+
+
+def test_what_takes_many_passes_is_left_out_of_timing_and_warm_up():
+    explainer = ex.Explainer(
+        models.gap_dense(), ["gradcam", "rise(masks=4)"], batch_size=2, jit=False, metrics=["deletion"]
+    )
+    few = explainer.compile(False, whole=False)
+    _, _, maps, measured = few(tf.zeros((2, 8, 8, 3), tf.uint8), tf.fill((2, 1), -1))
+    assert (list(maps), measured) == (["gradcam"], {})
+    compiled = []
+    explainer.compile = lambda jit, whole=True: compiled.append(whole) or few
+    explainer.warm_up()
+    assert compiled == [False]
+    whole = explainer(models.pixels(2))
+    assert list(whole.maps) == ["gradcam", "rise(masks=4)"]
+    assert {name: list(values) for name, values in whole.metrics.items()} == {
+        "gradcam": ["deletion"], "rise(masks=4)": ["deletion"]
+    }  # fmt: skip
+
+
+def test_metrics_that_are_not_there_are_refused():
+    with pytest.raises(InputError, match="metrics are of deletion, insertion, drop, increase, not 'speed'"):
+        ex.Explainer(models.gap_dense(), metrics=["speed"], jit=False)
+
+
+@pytest.mark.parametrize("top_k", [3, 9])
+def test_any_number_of_targets_behind_a_head_that_is_not_linear(top_k):
+    model = models.vgg()
+    wide = keras.Model(model.input, keras.layers.Dense(11, name="wide")(model.get_layer("fc2").output))
+    wide = models.randomize(wide, 2)
+    names = ["gradcam", "layercam", "eigencam", "gradcampp"]
+    explanation = ex.Explainer(wide, names, top_k=top_k, batch_size=2, jit=False)(models.pixels(2))
+    x = models.pixels(2).astype("float32")
+    for name in names:
+        close(explanation.maps[name], ex.METHODS[name].function(wide, x, explanation.targets)[1])
