@@ -148,20 +148,20 @@ class Explainer:
         methods = {name: method for name, method in self.methods.items() if whole or not method.expanding}
         inputs = self.preprocess(tf.cast(images, tf.float32))
         signals = keras.tree.flatten(self.exposed.split(as_inputs(self.exposed, inputs)))
-        sharing = {name: method for name, method in methods.items() if method.combine is not None}
+        combines = {name: method.combine for name, method in methods.items() if method.combine is not None}
         logits, chosen, maps = combine_methods(
-            {name: method.combine for name, method in sharing.items() if method.combine is not None},
+            combines,
             self.exposed,
             signals,
             lambda y: _choose(y, targets),
             self.top_k,
-            gradients=any(method.reads_gradients for method in sharing.values()),
-            weights=any(method.reads_weights for method in sharing.values()),
+            gradients=any(methods[name].reads_gradients for name in combines),
+            weights=any(methods[name].reads_weights for name in combines),
         )
         # Seeds of the pixels and not of the preprocessed inputs, which differ in their last bit from device to device.
         seeds = image_seeds(images)
         for name, method in methods.items():
-            if name not in sharing:
+            if name not in combines:
                 maps[name] = self._own_passes(method, inputs, chosen, seeds)
         measured = {name: self._measure(inputs, chosen, values) for name, values in maps.items() if whole}
         return logits, chosen, {name: maps[name] for name in methods}, measured

@@ -120,11 +120,7 @@ def same_at_inference(step: Step) -> bool:
 
 def has_kernel(step: Step) -> bool:
     """Whether a step multiplies by a learned kernel: a dense layer or a convolution."""
-    return has_kernel_layer(_layer_of(step))
-
-
-def has_kernel_layer(layer: Any) -> bool:
-    """As `has_kernel`, of the layer itself."""
+    layer = _layer_of(step)
     return any(getattr(layer, name, None) is not None for name in ("kernel", "pointwise_kernel"))
 
 

@@ -31,7 +31,7 @@ def unfuse(graph: Graph) -> Graph:
     steps: list[Step] = []
     last = max(slot.index for step in graph.steps for slot in (*step.inputs, *step.outputs))
     for step in graph.steps:
-        if not is_fused(step):
+        if not _is_fused(step):
             steps.append(step)
             continue
         last += 1
@@ -41,7 +41,7 @@ def unfuse(graph: Graph) -> Graph:
     return replace(graph, steps=tuple(steps))
 
 
-def is_fused(step: Step) -> bool:
+def _is_fused(step: Step) -> bool:
     """Whether a step multiplies by a kernel and then applies an activation."""
     return heads.has_kernel(step) and heads.activation_of(step) not in (None, "linear")
 

@@ -90,9 +90,8 @@ def in_groups(function: Callable[..., Any], max_rows: int, *tensors: tf.Tensor) 
 
 def as_rows(values: tf.Tensor) -> tf.Tensor:
     """(r, n, ...) as (r * n, ...): the images of all variants below each other."""
-    shape = tf.shape(values)
-    known = values.shape[0] * values.shape[1] if None not in values.shape[:2] else shape[0] * shape[1]
-    return tf.reshape(values, [known, *sizes_of(values)[2:]])
+    sizes = sizes_of(values)
+    return tf.reshape(values, [sizes[0] * sizes[1], *sizes[2:]])
 
 
 def from_rows(values: tf.Tensor, r: int) -> tf.Tensor:
@@ -112,8 +111,7 @@ def _passes(count: int, n: int | None, max_rows: int) -> tuple[int, list[int]]:
 
 
 def _join(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    sizes = sizes_of(others)
-    return tf.concat([first, tf.reshape(others, [sizes[0] * sizes[1], *sizes[2:]])], axis=0)
+    return tf.concat([first, as_rows(others)], axis=0)
 
 
 def sizes_of(values: tf.Tensor) -> list[Any]:

@@ -178,6 +178,13 @@ def test_the_representation_is_the_constructor() -> None:
 # Identity
 
 
+def test_options_that_came_later_are_no_part_of_a_run_that_does_not_use_them() -> None:
+    assert {"metrics", "reshape"} & set(BASE.identity()) == set()
+    assert _with(metrics=("drop",), reshape="tokens").identity() == {
+        **BASE.identity(), "metrics": ["drop"], "reshape": "tokens"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_run_is_another_if_and_only_if_an_option_of_the_result_is_another(name: str) -> None:
     other = _with(**{name: OTHERS[name]})
