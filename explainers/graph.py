@@ -132,6 +132,25 @@ class Cast:
         return keras.ops.cast(signal, self.dtype)
 
 
+class View:
+    """A second view of the user's own layer, with other attributes: no weight is copied, and none goes stale."""
+
+    def __init__(self, layer: keras.layers.Layer, **attributes: Any):
+        self.layer = layer
+        self.attributes = attributes
+        # Built by hand: for a Keras layer copy.copy() goes through its configuration, to new variables.
+        self.view = object.__new__(type(layer))
+        vars(self.view).update(vars(layer) | attributes)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the layer computes with these attributes."""
+        return self.view(*args, **kwargs)
+
+    def with_attributes(self, **attributes: Any) -> View:
+        """The same view with other attributes still."""
+        return View(self.layer, **self.attributes | attributes)
+
+
 def run_steps(steps: Iterable[Step], values: dict[int, tf.Tensor]) -> None:
     """Executes `steps` in inference mode, reading and writing `values` (slot index -> tensor)."""
 

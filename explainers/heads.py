@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from explainers.graph import Graph, Slot, Step
+from explainers.graph import Graph, Slot, Step, View
 
 PROBABILITIES = {"softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "log_sigmoid": "sigmoid"}
 
@@ -52,20 +52,11 @@ class Flatten:
         return tf.reshape(signal, [-1, signal.shape[-1]])
 
 
-class WithoutActivation:
-    """A layer with its fused activation left out; it computes with the variables of the user's own layer."""
+class WithoutActivation(View):
+    """A layer with its fused activation left out."""
 
     def __init__(self, layer: keras.layers.Layer):
-        self.layer = layer
-        # A second view of the very same layer, so that no weight is copied and none goes stale. Built by hand: for a
-        # Keras layer copy.copy() goes through its configuration, to new variables.
-        self._twin = object.__new__(type(layer))
-        vars(self._twin).update(vars(layer))
-        vars(self._twin)["activation"] = keras.activations.linear
-
-    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """What the layer computes before its activation."""
-        return self._twin(*args, **kwargs)
+        super().__init__(layer, activation=keras.activations.linear)
 
 
 def flatten_logits(graph: Graph, logits: Slot) -> tuple[Graph, Slot]:

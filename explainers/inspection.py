@@ -39,7 +39,8 @@ class Segment(keras.Model):
         """Runs the steps in inference mode."""
         values = dict(zip((slot.index for slot in self.input_slots), keras.tree.flatten(inputs), strict=True))
         run_steps(self.steps, values)
-        outputs = [values[slot.index] for slot in self.output_slots]
+        # A stretch that computes in lower precision gives what the model's own steps would give.
+        outputs = [tf.cast(values[slot.index], slot.dtype) for slot in self.output_slots]
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -58,21 +59,27 @@ class Exposed(keras.Model):
         why_no_cam: the reason, where `class_kernel` is None.
         linear_head: whether the logits are a linear function of the activations' averages: then dy/dA is
             `class_kernel` over the number of positions, everywhere.
+        graph: every step of the model, on the user's own layers.
+        computing: the graph that `stem`, `split` and `head` compute with: `graph`, or a cheaper one of the same value.
         source: the user's model.
     """
 
-    def __init__(self, source: keras.Model, graph: Graph, cut: Cut, probability: str | None):
+    def __init__(
+        self, source: keras.Model, graph: Graph, cut: Cut, probability: str | None, computing: Graph | None = None
+    ):
         super().__init__(name=f"exposed_{source.name}")
         self.activation_layer, self.logits_layer = cut.activation_layer, cut.logits_layer
         self.probability = probability
+        self.computing = computing or graph
         passing = (cut.activations, *cut.skips)
-        self.stem = Segment(graph.ancestors(passing[:1]), graph.inputs, passing[:1], "stem")
-        self.split = Segment(graph.ancestors(passing), graph.inputs, passing, "split")
-        self.head = Segment(cut.head_steps, passing, (cut.logits,), "head")
+        self.stem = Segment(self.computing.ancestors(passing[:1]), graph.inputs, passing[:1], "stem")
+        self.split = Segment(self.computing.ancestors(passing), graph.inputs, passing, "split")
+        self.head = Segment(self.computing.between(cut.activations, cut.logits), passing, (cut.logits,), "head")
         self.class_kernel, self.why_no_cam = heads.class_kernel(cut.head_steps, cut.activations)
         self.linear_head = self.class_kernel is not None and heads.is_linear(cut.head_steps)
         self.graph = graph
         self.source = source
+        self._cut = cut
         self.compiled_calls: dict[Any, Callable[..., Any]] = {}  # what `explain` compiled for this model
 
     @property
@@ -94,6 +101,10 @@ class Exposed(keras.Model):
         """Sigmoid where the model ends in one or has a single unit, else softmax: (..., L), float32."""
         logits = tf.cast(logits, tf.float32)
         return tf.sigmoid(logits) if self.probability == "sigmoid" or self.n_classes == 1 else tf.nn.softmax(logits)
+
+    def computed_by(self, graph: Graph) -> Exposed:
+        """The same exposed model, computing with another graph of the same slots."""
+        return Exposed(self.source, self.graph, self._cut, self.probability, graph)
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002
         """Nothing to build: every layer has its weights already."""
