@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import keras
 import numpy as np
@@ -36,8 +37,10 @@ FOLDING_BOUND = 1e-4
 FAITHFULNESS = ("deletion", "insertion", "drop", "increase")
 """Metrics that are measured inside the program, since they ask the model."""
 
+T = TypeVar("T")
+
 # logits (n, L), targets (n, K), maps: method -> (n, h, w, K), metrics: method -> metric -> (n, K)
-Results = tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], dict[str, dict[str, tf.Tensor]]]
+Results = tuple[Any, Any, dict[str, Any], dict[str, dict[str, Any]]]
 
 PREPROCESSES: dict[str, Preprocess] = {
     "tf": lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="tf"),
@@ -60,6 +63,33 @@ class Explanation:
     metrics: dict[str, dict[str, np.ndarray]]  # method -> metric -> (n, K) float32
 
 
+@dataclass(frozen=True)
+class Program:
+    """A compiled explanation of one static shape."""
+
+    function: Callable[..., Any]  # images, targets -> logits, targets, maps, metrics
+    images: tuple[int, ...]  # the shape of its images, (size, H, W, C)
+    targets: tuple[int, ...]  # and of its targets, (size, K)
+
+    @property
+    def size(self) -> int:
+        """How many images it takes at a time."""
+        return self.images[0]
+
+    def __call__(self, images: np.ndarray, targets: np.ndarray) -> Results:
+        """Explains at most `size` images; results are NumPy arrays."""
+        n, padding = len(images), self.size - len(images)
+        if padding:
+            images = np.concatenate([images, np.zeros((padding, *self.images[1:]), np.uint8)])
+            targets = np.concatenate([targets, np.full((padding, *self.targets[1:]), PREDICTED, targets.dtype)])
+        results = self.function(tf.constant(images), tf.constant(targets, tf.int32))
+        return keras.tree.map_structure(lambda values: values.numpy()[:n], results)
+
+    def run_empty(self) -> None:
+        """Explains a batch of black images."""
+        self(np.zeros(self.images, np.uint8), np.full(self.targets, PREDICTED))
+
+
 class Explainer:
     """Explains batches of uint8 images by several methods in one compiled program.
 
@@ -72,7 +102,7 @@ class Explainer:
         exposed: the model, exposed or such that it can be exposed with nothing named.
         methods: names in `METHODS`, with options where wanted: `"scorecam(channels=32)"`.
         top_k: how many of the best classes to explain where no targets are given.
-        batch_size: the static batch size.
+        batch_size: the static batch size. A batch that does not fit in memory is halved, and those after it as well.
         input_shape: (H, W, C), where the model leaves the size of its input open.
         preprocess: a name in `PREPROCESSES` or a function of a float32 tensor in [0, 255]; None for none.
         metrics: names in `FAITHFULNESS` to measure every map by.
@@ -83,6 +113,7 @@ class Explainer:
             that look at every layer (guided backpropagation, FullGrad, fixations) compute as the model does.
 
     Attributes:
+        batch_size: what the program takes at a time: what was asked for, or what fits.
         deviation: the largest difference that folding and precision make to the logits of two images of noise, as a
             share of the largest logit.
 
@@ -107,12 +138,14 @@ class Explainer:
         self.methods = {name: get_method(name) for name in methods}
         self.exposed = ensure_exposed(exposed, spatial=any(method.spatial for method in self.methods.values()))
         self.top_k, self.batch_size, self.metrics = top_k, batch_size, tuple(metrics)
+        self.largest_batch = batch_size
         self.input_shape = _input_shape(self.exposed, input_shape)
         self.preprocess = _as_preprocess(preprocess)
         self.precision = precision
         self._check()
         self.exposed, self.deviation = self._cheaper(fold)
         self.jit = _faster_with_xla(self) if jit == "auto" else jit
+        self._lock = threading.Lock()
         self._program = self.compile(self.jit)
 
     def __call__(self, images: np.ndarray, targets: np.ndarray | None = None) -> Explanation:
@@ -128,12 +161,13 @@ class Explainer:
         """
         targets = np.full((len(images), self.top_k), PREDICTED, np.int32) if targets is None else targets
         self._check_batch(images, targets)
-        n, padding = len(images), self.batch_size - len(images)
-        if padding:
-            images = np.concatenate([images, np.zeros((padding, *self.input_shape), np.uint8)])
-            targets = np.concatenate([targets, np.full((padding, self.top_k), PREDICTED, targets.dtype)])
-        results = self._program(tf.constant(images), tf.constant(targets, tf.int32))
-        return Explanation(*keras.tree.map_structure(lambda values: values.numpy()[:n], results))
+
+        def explain(program: Program) -> list[Results]:
+            starts = range(0, len(images), program.size)
+            return [program(images[i : i + program.size], targets[i : i + program.size]) for i in starts]
+
+        parts = self._in_memory(explain)
+        return Explanation(*keras.tree.map_structure(lambda *values: np.concatenate(values), *parts))
 
     def warm_up(self) -> None:
         """Runs one empty batch, so that everything that happens once has happened.
@@ -141,38 +175,62 @@ class Explainer:
         Without XLA, methods and metrics with many passes are left out: a batch of theirs takes long, nothing of it
         happens once, and their passes are the model's own.
         """
-        program = self._program if self.jit or self._has_few_passes() else self.compile(self.jit, whole=False)
-        images = tf.zeros((self.batch_size, *self.input_shape), tf.uint8)
-        program(images, tf.fill((self.batch_size, self.top_k), PREDICTED))
+        few = self.jit or self._has_few_passes()
+        self._in_memory(lambda program: (program if few else self.compile(self.jit, whole=False)).run_empty())
 
-    def compile(self, jit: bool, whole: bool = True) -> Callable[..., Results]:
-        """The program for this batch size, (images, targets) -> results.
-
-        `whole` False leaves out what takes many passes.
-        """
+    def compile(self, jit: bool, whole: bool = True) -> Program:
+        """The program for this batch size. `whole` False leaves out what takes many passes."""
         signature = [
             tf.TensorSpec((self.batch_size, *self.input_shape), tf.uint8),
             tf.TensorSpec((self.batch_size, self.top_k), tf.int32),
         ]
-        # The concrete function, traced here and now: threads that call it later can never trace it a second time.
         explain = functools.partial(self._explain, whole)
-        return tf.function(explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
+        # The concrete function, traced here and now: threads that call it later can never trace it a second time.
+        function = tf.function(explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
+        return Program(function, *(tuple(spec.shape) for spec in signature))
+
+    def _in_memory(self, run: Callable[[Program], T]) -> T:
+        """Runs the program, and again with half of its batch for as long as that does not fit in memory."""
+        while True:
+            program = self._program
+            try:
+                return run(program)
+            except Exception as error:
+                if not _ran_out_of_memory(error) or program.size == 1:
+                    raise
+            with self._lock:
+                if self._program is program:  # else another thread has halved it meanwhile
+                    self.batch_size = program.size // 2
+                    logger.warning("a batch of %d does not fit in memory: halved to %d", program.size, self.batch_size)
+                    self._program = self.compile(self.jit)
 
     def _cheaper(self, fold: bool) -> tuple[Exposed, float]:
         """The exposed model with cheaper steps of the same value, and how far its logits are off."""
-        cheaper = folded(self.exposed) if fold else self.exposed
+        cheaper, deviation = self.exposed, 0.0
+        if fold:
+            cheaper = folded(self.exposed)
+            deviation = self._deviation(cheaper)
+            if not deviation <= FOLDING_BOUND:  # NaN too
+                logger.warning("BatchNorm is not folded: it would change logits by %.1e of the largest", deviation)
+                cheaper, deviation = self.exposed, 0.0
         if self.precision != "float32":
             cheaper = lowered(cheaper, self.precision)
+            deviation = self._deviation(cheaper)
+        return cheaper, deviation
+
+    def _deviation(self, cheaper: Exposed) -> float:
+        """The largest difference of two models' logits for two images of noise, as a share of the largest logit."""
         if cheaper.computing is self.exposed.computing:
-            return self.exposed, 0.0
+            return 0.0
         pixels = np.random.default_rng(0).integers(0, 256, (2, *self.input_shape))
         noise = as_inputs(self.exposed, self.preprocess(tf.constant(pixels, tf.float32)))
-        ours, theirs = (exposed(noise)[0].numpy() for exposed in (cheaper, self.exposed))
-        deviation = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), np.finfo(np.float32).tiny))
-        if self.precision == "float32" and not deviation <= FOLDING_BOUND:  # NaN too
-            logger.warning("BatchNorm is not folded: it would change logits by %.1e of the largest", deviation)
-            return self.exposed, 0.0
-        return cheaper, deviation
+        want = self.exposed(noise)[0].numpy()
+        try:
+            got = cheaper(noise)[0].numpy()
+        except tf.errors.NotFoundError as error:  # a kernel that this device does not have
+            raise InputError(f"this device cannot compute the model in {self.precision}: choose another") from error
+        with np.errstate(invalid="ignore"):
+            return float(np.abs(got - want).max() / max(np.abs(want).max(), np.finfo(np.float32).tiny))
 
     def _has_few_passes(self) -> bool:
         return not self.metrics and not any(method.expanding for method in self.methods.values())
@@ -236,8 +294,8 @@ class Explainer:
                 f"images are uint8 of shape (n, {', '.join(map(str, self.input_shape))}), and these are "
                 f"{images.dtype} of shape {images.shape}"
             )
-        if not 1 <= len(images) <= self.batch_size:
-            raise InputError(f"a batch holds 1 to {self.batch_size} images, and this one {len(images)}")
+        if not 1 <= len(images) <= self.largest_batch:
+            raise InputError(f"a batch holds 1 to {self.largest_batch} images, and this one {len(images)}")
         if targets.shape != (len(images), self.top_k):
             raise InputError(f"targets have the shape ({len(images)}, {self.top_k}), and these {targets.shape}")
         if not np.issubdtype(targets.dtype, np.integer):
@@ -282,14 +340,11 @@ def _faster_with_xla(explainer: Explainer) -> bool:
 
     No rule would do: on one and the same CPU, XLA is level for ResNet50V2 and ten times slower for MobileNetV2.
     """
-    images = tf.zeros((explainer.batch_size, *explainer.input_shape), tf.uint8)
-    targets = tf.fill((explainer.batch_size, explainer.top_k), PREDICTED)
     try:
         # What takes many passes takes the model's own: these few tell enough, in seconds.
-        few = (explainer.compile(jit, whole=False) for jit in (False, True))
-        plain, compiled = (_seconds_a_batch(program, images, targets) for program in few)
+        plain, compiled = (_seconds_a_batch(explainer.compile(jit, whole=False)) for jit in (False, True))
         if compiled < 0.9 * plain and not explainer._has_few_passes():
-            explainer.compile(True)(images, targets)  # XLA may refuse the rest
+            explainer.compile(True).run_empty()  # XLA may refuse the rest
     except (tf.errors.OpError, NotImplementedError) as error:
         logger.info("XLA cannot compile this program, so it runs without: %s", error)
         return False
@@ -298,13 +353,18 @@ def _faster_with_xla(explainer: Explainer) -> bool:
     return compiled < 0.9 * plain
 
 
-def _seconds_a_batch(program: Callable[..., object], images: tf.Tensor, targets: tf.Tensor) -> float:
-    program(images, targets)
+def _seconds_a_batch(program: Program) -> float:
+    program.run_empty()
     samples = []
     for _ in range(3):
         start = time.perf_counter()
-        keras.tree.map_structure(lambda tensor: tensor.numpy(), program(images, targets))
+        program.run_empty()
         samples.append(time.perf_counter() - start)
         if samples[-1] > 1:  # long batches need no repetition
             break
     return median(samples)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    # XLA reports it as an internal error, by this word.
+    return isinstance(error, tf.errors.ResourceExhaustedError | MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -35,7 +35,7 @@ _PADDINGS = {keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D, keras.layer
 class Folded(View):
     """A layer and the normalisation behind it as one: the layer's own computation with another kernel and bias."""
 
-    def __init__(self, layer: keras.layers.Layer, kernel: Any, bias: Any, **attributes: Any):
+    def __init__(self, layer: keras.layers.Layer, kernel: Any, bias: Any, /, **attributes: Any):
         policy = attributes.setdefault("_dtype_policy", keras.DTypePolicy("float32"))
         self._values = kernel, bias
         kernel, self._bias = (_cast(values, policy.compute_dtype) for values in self._values)
@@ -53,10 +53,13 @@ class Folded(View):
 
 
 def folded(exposed: Exposed) -> Exposed:
-    """The same exposed model with its BatchNorms and zero paddings folded, on weights as they are now."""
+    """The same exposed model with its BatchNorms and zero paddings folded, on weights as they are now.
+
+    It is `exposed` itself if there is nothing to fold.
+    """
     signals = (*exposed.head.input_slots, *exposed.head.output_slots)
-    graph = fold_normalization(exposed.computing, signals)
-    return exposed.computed_by(fold_padding(graph, signals))
+    graph = fold_padding(fold_normalization(exposed.computing, signals), signals)
+    return exposed if graph is exposed.computing else exposed.computed_by(graph)
 
 
 def fold_normalization(graph: Graph, keep: Iterable[Slot] = ()) -> Graph:
@@ -105,6 +108,7 @@ def normalizes_channels(step: Step) -> bool:
     return layer.axis in (-1, len(step.inputs[0].shape) - 1) and layer.compute_dtype == "float32"
 
 
+@np.errstate(all="ignore")  # weights that make no sense are found by what they do to the logits
 def scale_and_shift(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
     """Inference BatchNorm as x * scale + shift: two float64 arrays (C,)."""
     scale = 1 / np.sqrt(_as_float64(layer.moving_variance) + layer.epsilon)
@@ -130,7 +134,13 @@ def _pairs(graph: Graph, keep: Iterable[Slot]) -> Iterator[tuple[Step, Step]]:
 
 
 def _with_operations(graph: Graph, operations: dict[int, Callable[..., Any]]) -> Graph:
-    steps = (replace(step, operation=operations.get(id(step), step.operation)) for step in graph.steps)
+    if not operations:
+        return graph
+    # What stands in for a layer reads the signal, and nothing that the layer was told beside it.
+    steps = (
+        replace(step, operation=operations[id(step)], args=step.inputs, kwargs={}) if id(step) in operations else step
+        for step in graph.steps
+    )
     return replace(graph, steps=tuple(steps))
 
 
@@ -141,7 +151,7 @@ def _takes_in(step: Step) -> bool:
         return False
     # What was added to a layer later, low-rank updates or integers, is not in its kernel.
     as_made = not getattr(layer, "lora_enabled", False) and getattr(layer, "quantization_mode", None) is None
-    return as_made and heads.activation_of(step) == "linear"
+    return as_made and layer.activation is keras.activations.linear  # and no other function of that name
 
 
 def _viewed(operation: Any) -> View:
@@ -150,8 +160,11 @@ def _viewed(operation: Any) -> View:
 
 def _is_same_padding(padding: Step, step: Step) -> bool:
     """Whether a convolution without padding, after these zeros, is one with `padding="same"`."""
-    layer: Any = getattr(step.operation, "layer", step.operation)
+    # Not by the name `layer` alone: Keras's wrappers have such an attribute too.
+    layer: Any = step.operation.layer if isinstance(step.operation, View) else step.operation
     if type(layer) not in _KERNELS or getattr(layer, "padding", None) != "valid" or set(layer.dilation_rate) != {1}:
+        return False
+    if padding.operation.compute_dtype != layer.compute_dtype:  # type: ignore[attr-defined]
         return False
     pads = padding.operation.padding  # type: ignore[attr-defined]
     pads = [pads] if isinstance(pads[0], int) else pads
@@ -168,6 +181,7 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+@np.errstate(all="ignore")
 def _fold(layer: Any, normalization: keras.layers.BatchNormalization, embedded: bool) -> Folded:
     scale, shift = scale_and_shift(normalization)
     kernel = _as_float64(kernel_of(layer))

@@ -135,7 +135,7 @@ class Cast:
 class View:
     """A second view of the user's own layer, with other attributes: no weight is copied, and none goes stale."""
 
-    def __init__(self, layer: keras.layers.Layer, **attributes: Any):
+    def __init__(self, layer: keras.layers.Layer, /, **attributes: Any):  # wrappers have an attribute `layer` too
         self.layer = layer
         self.attributes = attributes
         # Built by hand: for a Keras layer copy.copy() goes through its configuration, to new variables.

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from explainers import folding, heads
-from explainers.graph import Step, View
+from explainers.graph import Step, View, as_functional
 from explainers.inspection import Exposed
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -28,7 +28,7 @@ class Normalized:
         self.dtype = dtype
         self._scale, self._shift = (values.astype(np.float32) for values in folding.scale_and_shift(layer))
 
-    def __call__(self, signal: tf.Tensor, **_: Any) -> tf.Tensor:
+    def __call__(self, signal: tf.Tensor) -> tf.Tensor:
         """The normalised signal."""
         zeros, ones = np.zeros_like(self._scale), np.ones_like(self._scale)
         return tf.raw_ops.FusedBatchNormV3(
@@ -63,16 +63,36 @@ def lowered(exposed: Exposed, dtype: str) -> Exposed:
 def _lower(step: Step, dtype: str) -> Step:
     operation = step.operation
     if folding.normalizes_channels(step) and len(step.inputs[0].shape) == 4:
-        return replace(step, operation=Normalized(operation, dtype))
+        return replace(step, operation=Normalized(operation, dtype), args=step.inputs, kwargs={})
     if isinstance(operation, View):
         return replace(step, operation=operation.with_attributes(_dtype_policy=keras.DTypePolicy(f"mixed_{dtype}")))
-    if isinstance(operation, keras.layers.Layer):
+    if isinstance(operation, keras.layers.Layer) and not any(map(_stays, operation._flatten_layers())):
         return replace(step, operation=View(operation, **_lowered_attributes(operation, dtype)))
     return step
 
 
+def _stays(layer: keras.layers.Layer) -> bool:
+    """Whether another policy would not do: integers are read through their own, and models by their own layers."""
+    return layer.quantization_mode is not None or as_functional(layer) is not None
+
+
 def _lowered_attributes(layer: keras.layers.Layer, dtype: str) -> dict[str, Any]:
-    """The policy for a view of a layer, and such views of the layers that it is made of."""
-    parts = {name: part for name, part in vars(layer).items() if isinstance(part, keras.layers.Layer)}
-    views = {name: View(part, **_lowered_attributes(part, dtype)).view for name, part in parts.items()}
+    """The policy for a view of a layer, and such views of the layers that it is made of, in lists and dicts too."""
+    own = {name: value for name, value in vars(layer).items() if name != "_layers"}  # that is Keras's list of them all
+    views = {name: _lower_part(value, dtype) for name, value in own.items() if _holds_layers(value)}
     return {"_dtype_policy": keras.DTypePolicy(f"mixed_{dtype}"), **views}
+
+
+def _holds_layers(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, keras.layers.Layer) or any(map(_holds_layers, parts))
+
+
+def _lower_part(value: Any, dtype: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _lower_part(part, dtype) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_lower_part(part, dtype) for part in value]
+    if isinstance(value, keras.layers.Layer):
+        return View(value, **_lowered_attributes(value, dtype)).view
+    return value

@@ -149,9 +149,10 @@ def test_images_and_targets_are_not_written_to(explainer):
 
 def test_the_program_has_one_static_shape(explainer):
     program = explainer.compile(jit=False)
-    images, targets = program.structured_input_signature[0]
-    assert (images.shape, images.dtype) == ((4, 8, 8, 3), tf.uint8)
-    assert (targets.shape, targets.dtype) == ((4, 2), tf.int32)
+    assert (program.size, program.images, program.targets) == (4, (4, 8, 8, 3), (4, 2))
+    images, targets = program.function.structured_input_signature[0]
+    assert (images.shape, images.dtype) == (program.images, tf.uint8)
+    assert (targets.shape, targets.dtype) == (program.targets, tf.int32)
 
 
 def test_nothing_is_traced_after_the_constructor(exposed):
@@ -162,11 +163,11 @@ def test_nothing_is_traced_after_the_constructor(exposed):
         return x
 
     explainer = ex.Explainer(exposed, batch_size=4, preprocess=spy, jit=False)
-    assert len(traces) == 1
+    constructed = len(traces)  # the trace, and the look at what folding changes
     explainer.warm_up()
     for n in (1, 4, 2):
         explainer(models.pixels(n))
-    assert len(traces) == 1
+    assert len(traces) == constructed
 
 
 def test_four_threads_at_once_give_what_one_gives(explainer):
@@ -362,7 +363,7 @@ def test_what_takes_many_passes_is_left_out_of_timing_and_warm_up():
         models.gap_dense(), ["gradcam", "rise(masks=4)"], batch_size=2, jit=False, metrics=["deletion"]
     )
     few = explainer.compile(False, whole=False)
-    _, _, maps, measured = few(tf.zeros((2, 8, 8, 3), tf.uint8), tf.fill((2, 1), -1))
+    _, _, maps, measured = few(np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 1), -1))
     assert (list(maps), measured) == (["gradcam"], {})
     compiled = []
     explainer.compile = lambda jit, whole=True: compiled.append(whole) or few
@@ -390,3 +391,63 @@ def test_any_number_of_targets_behind_a_head_that_is_not_linear(top_k):
     x = models.pixels(2).astype("float32")
     for name in names:
         close(explanation.maps[name], ex.METHODS[name].function(wide, x, explanation.targets)[1])
+
+
+# Memory: TensorFlow's allocator waits for ten seconds before it gives up, so there are few of these tests
+
+
+class Greedy(keras.layers.Layer):
+    """An identity that asks for more memory than a machine can address, if a batch has more than `most` images."""
+
+    def __init__(self, most=2):
+        super().__init__()
+        self.most = most
+
+    def call(self, images):
+        n = tf.size(tf.where(images[:, 0, 0, 0] > -1e9))  # not their shape, which TensorFlow computes with beforehand
+        cells = tf.cast(tf.maximum(n - self.most, 0), tf.int64) * 2**44 + 1
+        return images + tf.reduce_sum(tf.fill([cells], 0.0))
+
+
+def greedy(most: int = 2) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(Greedy(most)(image))
+    return keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved_and_remembered(caplog):
+    explainer = ex.Explainer(greedy(), ["gradcam", "gradients"], top_k=2, batch_size=4, jit=False)
+    images, targets = models.pixels(4), np.tile(np.array([[2, -1]], np.int32), (4, 1))
+    got = explainer(images, targets)
+    assert (explainer.batch_size, got.logits.shape) == (2, (4, 3))
+    single = ex.Explainer(greedy(), ["gradcam", "gradients"], top_k=2, batch_size=1, jit=False)
+    for i in range(4):
+        want = single(images[i : i + 1], targets[i : i + 1])
+        close(got.logits[i], want.logits[0])
+        np.testing.assert_array_equal(got.targets[i], want.targets[0])
+        for name in want.maps:
+            close(got.maps[name][i], want.maps[name][0])
+    again = explainer(images[:3], targets[:3])
+    np.testing.assert_array_equal(again.logits, got.logits[:3])
+    said = [record.message for record in caplog.records if "memory" in record.message]
+    assert said == ["a batch of 4 does not fit in memory: halved to 2"]  # once
+    with pytest.raises(InputError, match="a batch holds 1 to 4 images, and this one 5"):
+        explainer(models.pixels(5))
+
+
+def test_an_image_that_does_not_fit_in_memory_alone_is_an_error():
+    explainer = ex.Explainer(greedy(most=0), batch_size=1, jit=False)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        explainer(models.pixels(1))
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory():
+    def check(x):
+        with tf.control_dependencies([tf.debugging.assert_less(x, 9.0)]):
+            return tf.identity(x)
+
+    explainer = ex.Explainer(models.gap_dense(), batch_size=4, preprocess=check, jit=False, fold=False)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        explainer(np.full((2, 8, 8, 3), 200, np.uint8))
+    assert explainer.batch_size == 4
