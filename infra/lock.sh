@@ -9,3 +9,5 @@ compile() {
 }
 compile pyproject.toml --output-file requirements.lock
 compile pyproject.toml --extra dev --extra s3 --constraint requirements.lock --output-file requirements-dev.lock
+compile pyproject.toml --extra dev --extra s3 --extra bench --constraint requirements-dev.lock \
+    --override infra/bench-overrides.txt --output-file requirements-bench.lock

@@ -18,17 +18,20 @@ from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.options import split_names
 from pipeline.records import Entry, Failure, MapRecord, Record
+from pipeline.timing import describe_timings
 
 
 def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
     """`beamcam run`."""
     from pipeline.graph import parse_beam_options
-    from pipeline.job import estimate_run, run_job
+    from pipeline.job import run_job
 
     parse_beam_options(beam_options, arguments.own_options)
     config = make_config(arguments)
     if arguments.dry_run:
-        for line in estimate_run(config):
+        from pipeline.planning import estimate_run
+
+        for line in estimate_run(config, arguments.overwrite):
             say(line)
         return 0
     summary = run_job(config, beam_options, overwrite=arguments.overwrite, say=say)
@@ -70,7 +73,7 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
             arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels_from="none"
         )
         worker = Worker(config)
-        job = ShardJob(config, worker, RunLayout(folder))
+        job = ShardJob(worker, RunLayout(folder))
         loaded = job.load(Entry(storage.absolute(arguments.image)))
         outcome = next(job.make_record(item) for item in job.explain([loaded]))
         if isinstance(outcome, Failure):
@@ -199,8 +202,7 @@ def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
         lines.append(f"  each with its reason in {output}/failures/")
     for method, metrics in summary.get("metrics", {}).items():
         lines.append(f"{method}: mean " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-    stages = sorted(summary["seconds_by_stage"].items(), key=lambda item: -item[1])
-    lines.append("work, summed over threads: " + ", ".join(f"{stage} {value:.1f} s" for stage, value in stages))
+    lines += describe_timings(summary)
     lines.append(f"read it with pipeline.open_run({output!r}), or any Parquet reader: {output}/records/*.parquet")
     return lines
 

@@ -104,6 +104,7 @@ class RunConfig:
     max_failures: int | None = None  # None for any number
     allow_unsafe_model: bool = False
     jit: str = "auto"  # "auto", "on" or "off"
+    precision: str = "auto"  # or "float32", "bfloat16", "float16"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -134,6 +135,7 @@ class RunConfig:
             "overlays": STYLES,
             "map_dtype": tuple(MAP_DTYPES),
             "jit": ("auto", "on", "off"),
+            "precision": ("auto", "float32", "bfloat16", "float16"),
             "labels_from": LABEL_SOURCES,
         }
         if self.reshape not in (None, "tokens") and not re.fullmatch(r"\d+x\d+", str(self.reshape)):
@@ -198,7 +200,7 @@ class RunConfig:
         """The options that decide what is written: a run is resumed only by a job that agrees in all of them."""
         values = {name: value for name, value in self.to_dict().items() if name not in NOT_PART_OF_A_RESULT}
         # Options that came later are part of a run only where they are used, so that older runs can go on.
-        return {name: value for name, value in values.items() if value or name not in _LATER}
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
     def digest(self) -> str:
         """A hash of `identity`."""
@@ -215,7 +217,8 @@ def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-_LATER = ("metrics", "reshape")
+_LATER: dict[str, Any] = {"metrics": [], "reshape": None, "precision": "float32"}
+"""Options that older runs do not have, with what these did."""
 
 _TUPLES = ("images", "methods", "metrics", "input_size")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError
+from pipeline.geometry import OVERSAMPLING
 
 # Formats of photographs. Pillow reads others too: some start external programs, some have no signature to be told by.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -41,6 +43,16 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is `max_pixels`, which may be higher 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An upright RGB image, or a smaller one that shows the same."""
+
+    image: Image.Image  # width / reduction by height / reduction pixels, rounded up
+    width: int  # of the whole image
+    height: int
+    reduction: int  # 1, 2, 4 or 8
+
+
 def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
     """Decodes the first frame of an image to RGB, turned upright by its EXIF orientation.
 
@@ -53,10 +65,26 @@ def decode_image(data: bytes, max_pixels: int = 100_000_000) -> Image.Image:
     Raises:
         ImageError: stage "decode": empty, not an image, too large, truncated or otherwise broken.
     """
+    return decode_reduced(data, max_pixels).image
+
+
+def decode_reduced(data: bytes, max_pixels: int, needed: tuple[int, int] | None = None) -> Decoded:
+    """As `decode_image`, but a JPEG much larger than needed comes at a half, a quarter or an eighth of its size.
+
+    Its decoder then computes no more than these pixels: 12 million take a third of the time, or a fifth.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: see `decode_image`; of the whole image.
+        needed: (width, height) that the image will be resized to; `OVERSAMPLING` times as many pixels are kept.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
     if not data:
         raise ImageError("decode", "EmptyFile", "the file has no bytes")
     try:
-        return _decode(data, max_pixels)
+        return _decode(data, max_pixels, needed)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -73,7 +101,7 @@ def _installed_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, needed: tuple[int, int] | None) -> Decoded:
     with Image.open(io.BytesIO(data), formats=_installed_formats()) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -82,8 +110,15 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
                 "TooLarge",
                 f"{width} x {height} is more than {max_pixels} pixels: raise --max-pixels to allow it",
             )
+        reduction = _reduce(image, needed) if needed and image.format in ("JPEG", "MPO") else 1
         image.load()
-        return _as_rgb(_upright(image))
+        turn = _turn(image)
+        upright = _as_rgb(image if turn is None else image.transpose(turn))
+    if reduction == 1:
+        width, height = upright.size
+    elif turn in _SIDEWAYS:
+        width, height = height, width
+    return Decoded(upright, width, height, reduction)
 
 
 _TURNS: dict[int | None, Image.Transpose] = {
@@ -98,15 +133,36 @@ _TURNS: dict[int | None, Image.Transpose] = {
 """EXIF orientations, and what turns them upright."""
 
 
-def _upright(image: Image.Image) -> Image.Image:
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     # Not ImageOps.exif_transpose, which writes the EXIF block anew and stumbles over damaged tags.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    return image if turn is None else image.transpose(turn)
+    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+
+
+def _reduce(image: Image.Image, needed: tuple[int, int]) -> int:
+    """Tells a JPEG's decoder to compute fewer pixels, and returns how many in full one of them stands for."""
+    turn, (width, height) = _turn(image), image.size
+    across, down = needed[::-1] if turn in _SIDEWAYS else needed
+    for reduction in (8, 4, 2):
+        enough = width >= OVERSAMPLING * reduction * across and height >= OVERSAMPLING * reduction * down
+        # The last pixel of a side may stand for less than the others; turned, it would come first and shift all.
+        even = turn is None or (width % reduction, height % reduction) == (0, 0)
+        if enough and even and image.draft(None, (width // reduction, height // reduction)):
+            return reduction
+    return 1
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
-        return image.copy()  # lets go of the file and its metadata
+        # A copy lets go of the file; a JPEG has done so, and what was turned is a copy.
+        return image if image.format in ("JPEG", None) else image.copy()
     if image.mode.startswith("I"):
         return _from_integers(image)
     if image.mode == "F":

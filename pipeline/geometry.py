@@ -11,6 +11,12 @@ from PIL import Image
 
 RESIZES = ("stretch", "crop", "pad")
 
+OVERSAMPLING = 3
+"""Pixels that a resize finds for each of its own, in each direction, after a large image was reduced by cheaper means.
+
+Grey levels then differ by 0.4 in the mean and by 10 at the most, on photographs with detail in every pixel.
+"""
+
 
 @dataclass(frozen=True)
 class View:
@@ -45,12 +51,9 @@ class Geometry:
         """The part of the image that the model saw: left, top, right, bottom in original pixels."""
         view = self.view
         right, bottom = view.to_original(view.width, view.height)
-        return (
-            max(0, round(view.offset_x)),
-            max(0, round(view.offset_y)),
-            min(self.width, round(right)),
-            min(self.height, round(bottom)),
-        )
+        left, right = _whole_pixels(view.offset_x, right, self.width)
+        top, bottom = _whole_pixels(view.offset_y, bottom, self.height)
+        return left, top, right, bottom
 
     def to_cells(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
         """The visible part in coordinates of a map of that shape (h, w): left, top, right, bottom in cells."""
@@ -96,15 +99,24 @@ def fit_view(mode: str, image_size: tuple[int, int], input_size: tuple[int, int]
     return View(mode, *input_size, scale_x, scale_y, -left * scale_x, -top * scale_y)
 
 
-def make_input(image: Image.Image, geometry: Geometry) -> np.ndarray:
-    """The model's view of an RGB image: (height, width, 3) uint8, resized bilinearly with antialiasing."""
+def make_input(image: Image.Image, geometry: Geometry, reduction: int = 1) -> np.ndarray:
+    """The model's view of an RGB image: (height, width, 3) uint8, resized bilinearly with antialiasing.
+
+    Args:
+        image: upright.
+        geometry: of the image in full.
+        reduction: how many pixels in full one of `image` stands for, in each direction.
+    """
     view = geometry.view
+    left, top, right, bottom = (edge / reduction for edge in geometry.visible)
+    inner = (view.width, view.height)
+    if view.mode == "pad":
+        inner = (round(geometry.width / view.scale_x), round(geometry.height / view.scale_y))
+    pixels = image.resize(inner, Image.Resampling.BILINEAR, (left, top, right, bottom), OVERSAMPLING)
     if view.mode != "pad":
-        return np.asarray(image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=geometry.visible))
-    left, top = round(-view.offset_x / view.scale_x), round(-view.offset_y / view.scale_y)
-    inner = (round(geometry.width / view.scale_x), round(geometry.height / view.scale_y))
+        return np.asarray(pixels)
     canvas = Image.new("RGB", (view.width, view.height))
-    canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), (left, top))
+    canvas.paste(pixels, (round(-view.offset_x / view.scale_x), round(-view.offset_y / view.scale_y)))
     return np.asarray(canvas)
 
 
@@ -112,11 +124,16 @@ def project_map(values: np.ndarray, geometry: Geometry) -> np.ndarray:
     """A map in original pixels: (height, width) float32, bilinear with half-pixel centres, 0 outside the view."""
     left, top, right, bottom = geometry.visible
     projected = np.zeros((geometry.height, geometry.width), np.float32)
-    patch = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(
+    projected[top:bottom, left:right] = np.asarray(resize_map(values, geometry))
+    return projected
+
+
+def resize_map(values: np.ndarray, geometry: Geometry) -> Image.Image:
+    """What `project_map` shows inside the view's visible part, as a picture of float32."""
+    left, top, right, bottom = geometry.visible
+    return Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=_inside(geometry, values.shape)
     )
-    projected[top:bottom, left:right] = np.asarray(patch)
-    return projected
 
 
 def shrink_geometry(geometry: Geometry, longest: int) -> tuple[Geometry, float]:
@@ -168,11 +185,17 @@ def strongest_region(
     step_x, step_y = view.width / fine.shape[1], view.height / fine.shape[0]
     left, top = view.to_original(columns[0] * step_x, rows[0] * step_y)
     right, bottom = view.to_original((columns[-1] + 1) * step_x, (rows[-1] + 1) * step_y)
-    left, right = np.clip((left, right), 0, geometry.width)
-    top, bottom = np.clip((top, bottom), 0, geometry.height)
+    left, right = (min(max(x, 0.0), geometry.width) for x in (left, right))
+    top, bottom = (min(max(y, 0.0), geometry.height) for y in (top, bottom))
     if left == right or top == bottom:  # all of it lies in a bar of padding
         return None
     return float(left), float(top), float(right - left), float(bottom - top)
+
+
+def _whole_pixels(start: float, end: float, size: int) -> tuple[int, int]:
+    """The pixels between two positions on a side: at least one, however much a long and thin image was shrunk."""
+    first, last = max(0, round(start)), min(size, round(end))
+    return (first, last) if first < last else (int(start), int(start) + 1)
 
 
 def _inside(geometry: Geometry, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
@@ -190,10 +213,16 @@ def _upsample(values: np.ndarray, least: int = 48) -> np.ndarray:
 
 def _grow(mask: np.ndarray, seed: tuple[np.intp, ...]) -> np.ndarray:
     """The 8-connected part of `mask` that holds `seed`."""
-    region = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), bool)
-    region[seed[0] + 1, seed[1] + 1] = True
-    count = 0
-    while count != (count := int(region.sum())):
-        wide = region[:, :-2] | region[:, 1:-1] | region[:, 2:]
-        region[1:-1, 1:-1] = (wide[:-2] | wide[1:-1] | wide[2:]) & mask
-    return region[1:-1, 1:-1]
+    # The mask is one long number, a cell a bit: a step in any direction is a shift, and all cells step at once. The
+    # empty column after each row keeps them from stepping off one row's end onto the next row.
+    row = mask.shape[1] + 1
+    framed = np.zeros((mask.shape[0], row), bool)
+    framed[:, :-1] = mask
+    allowed = int.from_bytes(np.packbits(framed, bitorder="little").tobytes(), "little")
+    region, grown = 0, 1 << int(seed[0] * row + seed[1])
+    while grown != region:
+        region = grown
+        wide = region | region << 1 | region >> 1
+        grown = (wide | wide << row | wide >> row) & allowed
+    bits = np.frombuffer(region.to_bytes(-(-framed.size // 8), "little"), np.uint8)
+    return np.unpackbits(bits, count=framed.size, bitorder="little").reshape(framed.shape)[:, :-1].astype(bool)

@@ -1,14 +1,25 @@
-"""What to explain: folders, globs and manifests, resolved to one list of entries in a fixed order."""
+"""What to explain: folders, globs and manifests, resolved to one list of entries in a fixed order.
+
+The list may be longer than memory is large: entries stream from the manifests into a file, and memory holds a hash of
+each uri, to know the repeated ones by.
+"""
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
+import itertools
 import json
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from pipeline import parquet, storage
 from pipeline.decode import IMAGE_SUFFIXES
@@ -20,10 +31,28 @@ MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
 LABEL_SOURCES = ("column", "folder", "none")
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Every image of a job, in order, each uri once; iterate over it for the entries."""
+
+    path: str  # a local manifest, which lacks what is known of the model
+    n_images: int
+    n_duplicates: int  # repetitions of a uri that were left out
+    labels: Mapping[str, int]  # how many images have each label, in the order of first mentions
+
+    def __iter__(self) -> Iterator[Entry]:
+        return parquet.read_manifest(self.path)
+
+
+@contextmanager
 def list_images(
-    specs: Iterable[str], labels: str = "column", label_column: str = "label", output: str | None = None
-) -> tuple[list[Entry], int]:
-    """Every image that the specs name, in order, each uri once.
+    specs: Iterable[str],
+    labels: str = "column",
+    label_column: str = "label",
+    output: str | None = None,
+    shard_size: int = 256,
+) -> Iterator[Listing]:
+    """Every image that the specs name, in order, each uri once; for as long as the block runs.
 
     Args:
         specs: folders (searched to any depth for image files), globs, single images, or manifests (.csv, .tsv, .jsonl,
@@ -33,25 +62,72 @@ def list_images(
         label_column: the name of that column.
         output: the folder of the run to come, which is passed over, as is every run that a folder holds: overlays are
             not input.
-
-    Returns:
-        The entries, and how many repetitions of a uri were left out.
+        shard_size: images a shard.
 
     Raises:
         ConfigError: a spec matches nothing, or a manifest cannot be read.
     """
-    unique: dict[str, Entry] = {}
-    count = 0
+    mentions, counts = _Mentions(), collections.Counter[str | None]()
+    with tempfile.TemporaryDirectory(prefix="beamcam-") as folder:
+        path = f"{folder}/manifest.parquet"
+        with as_config_errors(f"the list of images cannot be written to {folder}"):
+            found = mentions.first(_list_specs(specs, labels, label_column, output))
+            parquet.write_manifest(path, _counted(found, counts), shard_size, {})
+        labelled = {label: count for label, count in counts.items() if label is not None}
+        yield Listing(path, counts.total(), mentions.repeated, labelled)
+
+
+class _Mentions:
+    """Tells first mentions of a uri from later ones, by sixteen bytes for each.
+
+    Attributes:
+        repeated: how many mentions were not the first.
+    """
+
+    def __init__(self) -> None:
+        self.repeated = 0
+        self._runs: list[np.ndarray] = []  # ids that were there, (n,) S16 each, sorted, every run shorter than the last
+
+    def first(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Lets an entry pass if its uri was not there before."""
+        while some := list(itertools.islice(entries, parquet.GROUP_ROWS)):
+            ids = np.frombuffer(b"".join(bytes.fromhex(entry.id) for entry in some), "S16")
+            new = self._are_new(ids)
+            self.repeated += len(some) - int(new.sum())
+            yield from itertools.compress(some, new)
+
+    def _are_new(self, ids: np.ndarray) -> np.ndarray:
+        new = np.zeros(len(ids), bool)
+        new[np.unique(ids, return_index=True)[1]] = True
+        for run in self._runs:
+            places = np.minimum(np.searchsorted(run, ids), len(run) - 1)
+            new &= run[places] != ids
+        self._keep(np.sort(ids[new]))
+        return new
+
+    def _keep(self, run: np.ndarray) -> None:
+        # Runs of like length are merged, so that there are few of them, and none is merged often.
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
+        if len(run):
+            self._runs.append(run)
+
+
+def _counted(entries: Iterable[Entry], counts: collections.Counter[str | None]) -> Iterator[Entry]:
+    for entry in entries:
+        counts[entry.label] += 1
+        yield entry
+
+
+def _list_specs(specs: Iterable[str], labels: str, label_column: str, output: str | None) -> Iterator[Entry]:
     for spec in specs:
-        found = 0
+        found = False
         for entry in _list_spec(spec, label_column, output):
             _check_name(entry.uri)
-            unique.setdefault(entry.uri, _labelled(entry, labels))
-            found += 1
+            found = True
+            yield _labelled(entry, labels)
         if not found:
             raise ConfigError(_nothing_found(spec))
-        count += found
-    return list(unique.values()), count - len(unique)
 
 
 def _check_name(uri: str) -> None:
@@ -106,31 +182,33 @@ def _read_manifest(uri: str, label_column: str) -> Iterator[Entry]:
     with as_config_errors(f"the manifest {uri!r} cannot be read"):
         if not storage.exists(uri):
             raise ConfigError(f"the manifest {uri!r} is not there")
-        data = storage.read_bytes(uri)
+        file = storage.open_file(uri)
     folder = storage.absolute(uri).rsplit("/", 1)[0]
-    try:
-        for number, row in enumerate(_rows(uri.lower(), data), 1):
-            yield _entry(row, number, uri, folder, label_column)
-    except (ValueError, UnicodeError, csv.Error) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"the manifest {uri!r} cannot be parsed: {error}") from error
+    with file, as_config_errors(f"the manifest {uri!r} cannot be read"):
+        try:
+            for number, row in enumerate(_rows(uri.lower(), file, label_column), 1):
+                yield _entry(row, number, uri, folder, label_column)
+        except (ValueError, csv.Error) as error:  # Arrow's and Unicode's errors are ValueErrors
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"the manifest {uri!r} cannot be parsed: {error}") from error
 
 
-def _rows(name: str, data: bytes) -> Iterator[Mapping[str, Any]]:
+def _rows(name: str, file: IO[bytes], label_column: str) -> Iterator[Mapping[str, Any]]:
     if name.endswith(".parquet"):
-        yield from parquet.read_rows(data)
+        yield from parquet.read_rows(file, ("uri", label_column, "boxes"))
         return
-    text = data.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
-    if name.endswith((".csv", ".tsv")):
-        lines = io.StringIO(text, newline="")
-        delimiter = "\t" if name.endswith(".tsv") else ","
-        yield from csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    elif name.endswith(".txt"):
-        yield from ({"uri": line.strip()} for line in text.split("\n") if line.strip() and not line.startswith("#"))
-    else:
-        rows = (line for line in text.split("\n") if line.strip())  # splitlines would split inside a JSON string
-        yield from (_parse_line(row, number) for number, row in enumerate(rows, 1))
+    # Spreadsheets put a byte order mark in front. Lines end at \n alone: other ends may stand inside a JSON string.
+    is_table = name.endswith((".csv", ".tsv"))
+    with io.TextIOWrapper(file, "utf-8-sig", newline="" if is_table else "\n") as lines:
+        if is_table:
+            delimiter = "\t" if name.endswith(".tsv") else ","
+            yield from csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+        elif name.endswith(".txt"):
+            yield from ({"uri": line.strip()} for line in lines if line.strip() and not line.startswith("#"))
+        else:
+            rows = (line for line in lines if line.strip())
+            yield from (_parse_line(row, number) for number, row in enumerate(rows, 1))
 
 
 def _parse_line(line: str, number: int) -> Any:

@@ -76,6 +76,13 @@ def application_mode(spec: str) -> str | None:
     return next((mode for mode, starts in modes.items() if name.startswith(starts)), "tf")
 
 
+def count_gpus() -> int:
+    """How many accelerators the models of this process can use."""
+    import keras
+
+    return len(keras.distribution.list_devices("gpu"))
+
+
 def _make_model(spec: str) -> keras.Model:
     import keras
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -14,6 +17,10 @@ from pipeline.codec import EncodedMap
 from pipeline.records import METRICS, Entry, Failure, Geometry, MapRecord, Record, View
 
 METADATA_PREFIX = "beamcam."
+
+GROUP_ROWS = 4096
+"""Rows in a row group of a manifest: whole shards, and several of them, since with a row group a shard the footer of a
+million images would be a tenth of the file, and every shard reads it."""
 
 Table = pa.Table
 
@@ -89,27 +96,39 @@ def encode_failures(failures: Iterable[Failure], metadata: dict[str, str]) -> by
     return _encode([vars(failure) for failure in failures], FAILURES, metadata)
 
 
-def encode_manifest(entries: Sequence[Entry], shard_size: int, metadata: dict[str, str]) -> bytes:
-    """The Parquet file of the resolved input; one row group a shard, so that a worker reads its own and no more."""
-    columns: dict[str, list[Any]] = {
-        "id": [entry.id for entry in entries],
-        "uri": [entry.uri for entry in entries],
-        "label": [entry.label for entry in entries],
-        "boxes": [entry.boxes for entry in entries],
-        "shard": [i // shard_size for i in range(len(entries))],
-    }
-    return _write(pa.table(columns, schema=MANIFEST), metadata, row_group_size=shard_size)
+def write_manifest(
+    target: str | io.BytesIO, entries: Iterable[Entry], shard_size: int, metadata: dict[str, str]
+) -> None:
+    """Writes the resolved input to a local file; entries come one by one, since they may be more than memory holds."""
+    rows = max(1, GROUP_ROWS // shard_size) * shard_size
+    waiting = iter(entries)
+    with _manifest_writer(target, metadata) as writer:
+        for first in itertools.count(0, rows):
+            group = list(itertools.islice(waiting, rows))
+            if not group:
+                return
+            writer.write_table(_manifest_table(group, first, shard_size), row_group_size=rows)
+
+
+def copy_manifest(source: str, target: str, metadata: dict[str, str]) -> None:
+    """Writes a local manifest once more, with what is known of the run by now."""
+    with pq.ParquetFile(source) as file, _manifest_writer(target, metadata) as writer:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            writer.write_table(table, row_group_size=len(table))
 
 
 def read_manifest_shard(uri: str, shard: int) -> list[Entry]:
     """The entries of one shard, read from its row group alone."""
-    with _open(uri) as file:
-        return [_entry(row) for row in pq.ParquetFile(file).read_row_group(shard).to_pylist()]
+    with storage.open_file(uri) as file:
+        parquet = pq.ParquetFile(file)
+        table = parquet.read_row_group(_group_of(shard, parquet.metadata))
+        return [_entry(row) for row in table.filter(pc.equal(table["shard"], shard)).to_pylist()]
 
 
 def read_manifest(uri: str) -> Iterator[Entry]:
-    """All entries, a shard at a time."""
-    with _open(uri) as file:
+    """All entries, a few shards at a time."""
+    with storage.open_file(uri) as file:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
             yield from (_entry(row) for row in parquet.read_row_group(group).to_pylist())
@@ -117,7 +136,7 @@ def read_manifest(uri: str) -> Iterator[Entry]:
 
 def read_metadata(uri: str) -> dict[str, str]:
     """What this project wrote into a file's footer, without the prefix."""
-    with _open(uri) as file:
+    with storage.open_file(uri) as file:
         found = pq.read_schema(file).metadata or {}
     decoded = {key.decode(): value.decode() for key, value in found.items()}
     return {
@@ -139,7 +158,7 @@ def read_failures(uri: str) -> Iterator[Failure]:
 
 def read_table(uri: str) -> pa.Table:
     """A Parquet file as an Arrow table."""
-    with _open(uri) as file:
+    with storage.open_file(uri) as file:
         return pq.ParquetFile(file).read()
 
 
@@ -148,9 +167,16 @@ def concat_tables(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables) if tables else RECORDS.empty_table()
 
 
-def read_rows(data: bytes) -> Iterator[dict[str, Any]]:
-    """The rows of any Parquet file, such as a user's own manifest."""
-    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
+def read_rows(file: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of any Parquet file, such as a user's own manifest.
+
+    Args:
+        file: its bytes.
+        columns: which ones to read, as far as they are there; all if the first is not.
+    """
+    parquet = pq.ParquetFile(file)
+    there = [name for name in columns if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(GROUP_ROWS, columns=there if columns[0] in there else None):
         yield from batch.to_pylist()
 
 
@@ -158,8 +184,8 @@ def _encode(rows: list[dict[str, Any]], schema: pa.Schema, metadata: dict[str, s
     return _write(pa.Table.from_pylist(rows, schema=schema), metadata)
 
 
-def _write(table: pa.Table, metadata: dict[str, str], row_group_size: int | None = None) -> bytes:
-    table = table.replace_schema_metadata({METADATA_PREFIX + key: value for key, value in metadata.items()})
+def _write(table: pa.Table, metadata: dict[str, str]) -> bytes:
+    table = table.replace_schema_metadata(_prefixed(metadata))
     buffer = pa.BufferOutputStream()
     # Dictionaries would be built for maps and logits that never repeat; small batches keep pages of maps small.
     repeated = [
@@ -173,19 +199,43 @@ def _write(table: pa.Table, metadata: dict[str, str], row_group_size: int | None
         compression="zstd",
         use_dictionary=repeated,
         write_batch_size=64,
-        row_group_size=row_group_size,
         store_schema=True,
     )
     return buffer.getvalue().to_pybytes()
 
 
+def _manifest_writer(target: str | io.BytesIO, metadata: dict[str, str]) -> pq.ParquetWriter:
+    schema = MANIFEST.with_metadata(_prefixed(metadata))
+    return pq.ParquetWriter(target, schema, compression="zstd", use_dictionary=["label"], write_batch_size=64)
+
+
+def _manifest_table(entries: Sequence[Entry], first: int, shard_size: int) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        "id": [entry.id for entry in entries],
+        "uri": [entry.uri for entry in entries],
+        "label": [entry.label for entry in entries],
+        "boxes": [entry.boxes for entry in entries],
+        "shard": [i // shard_size for i in range(first, first + len(entries))],
+    }
+    return pa.table(columns, schema=MANIFEST)
+
+
+def _group_of(shard: int, metadata: pq.FileMetaData) -> int:
+    """The row group that holds a shard, by the last shard of each, which the footer tells."""
+    of_shards = metadata.num_columns - 1
+    return bisect.bisect_left(
+        range(metadata.num_row_groups),
+        shard,
+        key=lambda group: metadata.row_group(group).column(of_shards).statistics.max,
+    )
+
+
+def _prefixed(metadata: dict[str, str]) -> dict[str, str]:
+    return {METADATA_PREFIX + key: value for key, value in metadata.items()}
+
+
 def _has_leaf(schema: pa.Schema, path: str) -> bool:
     return path.split(".", 1)[0] in schema.names
-
-
-def _open(uri: str) -> Any:
-    store, path = storage.open_store(uri)
-    return store.open(path, "rb")
 
 
 def _entry(row: dict[str, Any]) -> Entry:

@@ -48,6 +48,12 @@ def show_progress(total: int, done: Callable[[], int], interval: float = 0.5) ->
         thread.join()
 
 
+def tell(line: str) -> None:
+    """Says on standard error what is going on, which is no part of a command's result."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 def _watch_terminal(total: int, done: Callable[[], int], interval: float, stop: threading.Event) -> None:
     first = done()
     with tqdm(total=total, initial=first, unit="img", dynamic_ncols=True, smoothing=0.1) as bar:
@@ -61,12 +67,12 @@ def _watch_log(total: int, done: Callable[[], int], interval: float, stop: threa
     while not stop.wait(20 * interval):
         now, seconds = done(), time.monotonic() - start
         rate = (now - first) / seconds
-        left = f", {_duration((total - now) / rate)} left" if rate > 0 else ""
-        sys.stderr.write(f"{now} of {total} images, {rate:.1f} images/s{left}\n")
-        sys.stderr.flush()
+        left = f", {describe_duration((total - now) / rate)} left" if rate > 0 else ""
+        tell(f"{now} of {total} images, {rate:.1f} images/s{left}")
 
 
-def _duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

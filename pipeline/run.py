@@ -6,7 +6,10 @@ import collections
 import contextlib
 import dataclasses
 import json
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +17,9 @@ from pipeline import parquet, storage
 from pipeline.config import RunConfig, describe_difference
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
-from pipeline.listing import list_images
+from pipeline.listing import Listing, list_images
 from pipeline.records import SCHEMA_VERSION, Entry
+from pipeline.timing import sum_timings
 
 _MARKER_KEYS = frozenset(
     ("shard", "config_digest", "model_digest", "inputs", "records", "failures", "failures_by_type", "overlays", "files",
@@ -43,31 +47,41 @@ class Plan:
         """Where its files lie."""
         return RunLayout(self.config.output)
 
+    @property
+    def n_pending(self) -> int:
+        """How many images are still to be explained."""
+        return sum(map(self.size_of, self.pending))
 
-def list_input(config: RunConfig) -> tuple[list[Entry], int]:
-    """The images of a job, and how many repetitions were left out.
+    def size_of(self, shard: int) -> int:
+        """How many images a shard has."""
+        size = self.config.shard_size
+        return max(0, min(size, self.n_images - shard * size))
+
+
+@contextlib.contextmanager
+def list_input(config: RunConfig) -> Iterator[Listing]:
+    """The images of a job, for as long as the block runs.
 
     Raises:
         ConfigError: nothing matches, or targets need labels and there are none.
     """
-    entries, n_duplicates = list_images(config.images, config.labels_from, config.label_column, config.output)
-    if config.parsed_targets.need_labels and all(entry.label is None for entry in entries):
-        raise ConfigError(
-            f"--targets {config.targets} needs labels, and the input has none: give a manifest with a column "
-            f"{config.label_column!r}, or --labels-from folder"
-        )
-    return entries, n_duplicates
+    with list_images(
+        config.images, config.labels_from, config.label_column, config.output, config.shard_size
+    ) as listing:
+        if config.parsed_targets.need_labels and not listing.labels:
+            raise ConfigError(
+                f"--targets {config.targets} needs labels, and the input has none: give a manifest with a column "
+                f"{config.label_column!r}, or --labels-from folder"
+            )
+        yield listing
 
 
-def plan_run(
-    config: RunConfig, entries: list[Entry], n_duplicates: int, metadata: dict[str, str], overwrite: bool = False
-) -> Plan:
+def plan_run(config: RunConfig, listing: Listing, metadata: dict[str, str], overwrite: bool = False) -> Plan:
     """Starts a run on disk, or finds the one that is there.
 
     Args:
         config: the job.
-        entries: its input, for a run that is not there yet; one that is there goes on with its own.
-        n_duplicates: how many repetitions were left out of `entries`.
+        listing: its input, for a run that is not there yet; one that is there goes on with its own.
         metadata: what the run's files say of the model.
         overwrite: whether to remove another run from the output folder first.
 
@@ -76,17 +90,17 @@ def plan_run(
             be written.
     """
     layout = RunLayout(config.output)
-    there = check_output(config, entries, metadata, overwrite)
+    there = check_output(config, listing, metadata, overwrite)
     if there and overwrite:
         remove_run(layout)
     if overwrite or not there:
-        _start_run(config, layout, entries, n_duplicates, metadata)
+        _start_run(config, layout, listing, metadata)
     for folder in layout.FOLDERS:
         storage.remove_temporaries(layout.uri(folder))
     return read_plan(config, resumed=there and not overwrite)
 
 
-def check_output(config: RunConfig, entries: list[Entry], metadata: dict[str, str], overwrite: bool = False) -> bool:
+def check_output(config: RunConfig, listing: Listing, metadata: dict[str, str], overwrite: bool = False) -> bool:
     """Whether the output folder holds a run that this job may go on with; writes nothing.
 
     Raises:
@@ -109,7 +123,7 @@ def check_output(config: RunConfig, entries: list[Entry], metadata: dict[str, st
                 "choose an empty folder"
             )
         if not overwrite:
-            _check_same_run(config, layout, entries, metadata, found)
+            _check_same_run(config, layout, listing, metadata, found)
     return there
 
 
@@ -120,6 +134,12 @@ def read_run_metadata(layout: RunLayout) -> dict[str, str] | None:
     except (OSError, ValueError):  # Arrow's errors are ValueErrors
         return None
     return metadata if {"config", "schema_version", "n_images"} <= set(metadata) else None
+
+
+def new_plan(config: RunConfig, listing: Listing, metadata: dict[str, str]) -> Plan:
+    """The plan of a run that is not there yet; writes nothing."""
+    n_shards = -(-listing.n_images // config.shard_size)
+    return Plan(config, listing.n_images, listing.n_duplicates, n_shards, tuple(range(n_shards)), metadata)
 
 
 def read_plan(config: RunConfig, resumed: bool = False) -> Plan:
@@ -145,13 +165,20 @@ def committed_shards(layout: RunLayout) -> set[int]:
     return done
 
 
+def marked_shards(layout: RunLayout) -> list[int]:
+    """The shards with a marker, by its name alone: quick, for showing progress."""
+    names = (uri.rsplit("/", 1)[-1].removesuffix(".json") for uri in storage.list_files(layout.uri("shards")))
+    return [int(name) for name in names if name.isdecimal()]
+
+
 def read_markers(layout: RunLayout, shards: range) -> list[dict[str, Any]]:
     """The contents of all markers.
 
     Raises:
         RunError: one is missing or damaged.
     """
-    return [_read_json(layout, layout.marker(shard), _MARKER_KEYS) for shard in shards]
+    with ThreadPoolExecutor(16) as pool:  # an object store takes as long for one as for many
+        return list(pool.map(lambda shard: _read_json(layout, layout.marker(shard), _MARKER_KEYS), shards))
 
 
 def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
@@ -206,21 +233,23 @@ def remove_run(layout: RunLayout) -> None:
         storage.remove_file(layout.uri(name))
 
 
-def _start_run(
-    config: RunConfig, layout: RunLayout, entries: list[Entry], n_duplicates: int, metadata: dict[str, str]
-) -> None:
-    n_shards = -(-len(entries) // config.shard_size)
-    facts = {"n_images": str(len(entries)), "n_shards": str(n_shards), "n_duplicates": str(n_duplicates)}
-    identity = json.dumps(config.identity(), sort_keys=True)
-    manifest = parquet.encode_manifest(
-        entries, config.shard_size, {**metadata, **facts, "config": identity, "jit": config.jit}
-    )
-    with as_config_errors(f"the output folder {config.output!r} cannot be written"):
-        storage.write_bytes(layout.uri(layout.MANIFEST), manifest)
+def _start_run(config: RunConfig, layout: RunLayout, listing: Listing, metadata: dict[str, str]) -> None:
+    plan = new_plan(config, listing, metadata)
+    facts = {
+        "n_images": str(plan.n_images),
+        "n_shards": str(plan.n_shards),
+        "n_duplicates": str(plan.n_duplicates),
+        "config": json.dumps(config.identity(), sort_keys=True),
+        "jit": config.jit,
+    }
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        parquet.copy_manifest(listing.path, file.name, metadata | facts)
+        with as_config_errors(f"the output folder {config.output!r} cannot be written"):
+            storage.write_file(layout.uri(layout.MANIFEST), file.name)
 
 
 def _check_same_run(
-    config: RunConfig, layout: RunLayout, entries: list[Entry], metadata: dict[str, str], found: dict[str, str]
+    config: RunConfig, layout: RunLayout, listing: Listing, metadata: dict[str, str], found: dict[str, str]
 ) -> None:
     ways_out = "choose another folder, or say --overwrite to remove that run"
     holds = f"the output folder {config.output!r} holds a run"
@@ -232,24 +261,34 @@ def _check_same_run(
     if found["class_names"] != metadata["class_names"]:
         raise ConfigError(f"{holds} with other class names: {config.class_names!r} has changed since; {ways_out}")
     # Images that vanished meanwhile become failures of the run that listed them; new ones would be passed over.
-    known = {entry.uri: entry for entry in parquet.read_manifest(layout.uri(layout.MANIFEST))}
-    new = [entry.uri for entry in entries if entry.uri not in known]
+    new, changed = _compare(listing, parquet.read_manifest(layout.uri(layout.MANIFEST)))
     if new:
         raise ConfigError(
-            f"{holds} over another input: {len(new)} of the {len(entries)} images are not in it, such as {new[0]!r}; "
-            f"{ways_out}"
+            f"{holds} over another input: {len(new)} of the {listing.n_images} images are not in it, such as "
+            f"{new[0]!r}; {ways_out}"
         )
-    changed = [entry.uri for entry in entries if entry.label != known[entry.uri].label]
     if changed:
         raise ConfigError(f"{holds} with other labels: {len(changed)} differ, such as {changed[0]!r}'s; {ways_out}")
 
 
+def _compare(listing: Iterable[Entry], known: Iterator[Entry]) -> tuple[list[str], list[str]]:
+    """The uris of a listing that are not known, and those that are known by another label."""
+    new, changed = [], []
+    passed: dict[str, str | None] = {}  # uri -> label of known entries that were not met yet: few, where orders agree
+    for entry in listing:
+        while entry.uri not in passed and (other := next(known, None)) is not None:
+            passed[other.uri] = other.label
+        if entry.uri not in passed:
+            new.append(entry.uri)
+        elif passed.pop(entry.uri) != entry.label:
+            changed.append(entry.uri)
+    return new, changed
+
+
 def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     kinds: collections.Counter[str] = collections.Counter()
-    stages: collections.Counter[str] = collections.Counter()
     for marker in markers:
         kinds.update(marker["failures_by_type"])
-        stages.update(marker["seconds"])
     described = ("model", "model_digest", "activation_layer", "logits_layer", "probability", "preprocess")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -268,7 +307,8 @@ def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dic
         "shards": plan.n_shards,
         "shards_this_time": len(plan.pending),
         "seconds": round(seconds, 2),
-        "seconds_by_stage": {stage: round(value, 3) for stage, value in sorted(stages.items())},
+        "smallest_batch": min((marker["batch_size"] for marker in markers if "batch_size" in marker), default=None),
+        **sum_timings(markers),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -1,4 +1,4 @@
-"""One shard from uris to committed files: the whole way of an image, read from top to bottom.
+"""Shards from uris to committed files: the whole way of an image, read from top to bottom.
 
 load (read, decode) -> explain (in batches) -> make_record (encode the map, render its overlay) -> commit
 """
@@ -6,9 +6,10 @@ load (read, decode) -> explain (in batches) -> make_record (encode the map, rend
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
-import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from pipeline import parquet, storage
 from pipeline.codec import encode_map
 from pipeline.config import RunConfig
-from pipeline.decode import decode_image
+from pipeline.decode import Decoded, decode_reduced
 from pipeline.errors import ImageError
 from pipeline.geometry import (
     Geometry,
@@ -35,8 +35,9 @@ from pipeline.geometry import (
     strongest_region,
 )
 from pipeline.layout import RunLayout, digest_of_overlays
-from pipeline.overlay import render_overlay
+from pipeline.overlay import color_table, draw_overlay, encode_png
 from pipeline.records import Entry, Failure, MapRecord, Record
+from pipeline.timing import Stopwatch
 from pipeline.worker import BatchResult, Worker
 
 KEPT_PIXELS = 2_000_000  # larger photographs are decoded again for their overlays, so that few of them are alive
@@ -45,8 +46,10 @@ MEASURED_SIDE = 512  # maps are compared with boxes at this size: a gigapixel ph
 
 RANKED = 5  # targets beyond so many best classes, or beyond the requested top, get the rank -1
 
-THREADS_AHEAD = 2  # read and decode
-THREADS_BEHIND = 2  # encode maps, render and write overlays
+IN_FLIGHT = 16  # images that are being read, and as many whose overlays are being written: stores answer late
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Threads that compute at a time on either side of the model; more would only take turns."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -60,7 +63,7 @@ class Loaded:
     content_sha256: str
     geometry: Geometry
     pixels: np.ndarray  # the model's view, (h, w, 3) uint8
-    photograph: Image.Image | bytes | None  # for the overlays: RGB pixels, or the file's bytes of a large image
+    photograph: Decoded | bytes | None  # to lay maps over: its pixels, or the file's bytes of a large image
 
 
 @dataclass(frozen=True)
@@ -72,95 +75,118 @@ class Explained:
     row: int
 
 
-@dataclass(frozen=True)
-class Stopwatch:
-    """Seconds of work by stage, summed over threads."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def time(self, stage: str, function: Callable[..., T], *args: Any) -> T:
-        """Calls a function and books its time."""
-        start = time.perf_counter()
-        try:
-            return function(*args)
-        finally:
-            with self.lock:
-                self.seconds[stage] += time.perf_counter() - start
-
-
-def process_shard(
-    shard: int,
-    entries: list[Entry],
+def process_shards(
+    shards: Iterable[tuple[int, list[Entry]]],
     worker: Worker,
     layout: RunLayout,
     progress: Callable[[int], None] = lambda _: None,
     resumed: bool = False,
-) -> dict[str, Any]:
-    """Explains one shard and commits it.
+) -> Iterator[dict[str, Any]]:
+    """Explains shards and commits each, without a pause from one to the next.
 
-    Reading and decoding run ahead of the model in threads, and what follows the model runs behind it; at most one
-    batch is alive on either side.
+    Reading and decoding run ahead of the model in threads, into the next shard if need be; what follows the model runs
+    behind it. Little more than a batch is alive on either side.
 
     Args:
-        shard: its number.
-        entries: its images.
+        shards: their numbers and images.
         worker: the model, with the job's configuration.
         layout: where the run's files lie.
         progress: called with the number of images finished since the last call.
         resumed: whether an earlier attempt may have left overlays behind, to be cleared of what no record names.
 
-    Returns:
-        The marker's content, which was written last: the shard is done if and only if it is there.
+    Yields:
+        The content of each shard's marker, which was written last: a shard is done if and only if it is there.
     """
-    job = ShardJob(worker.config, worker, layout)
+    ahead, behind = threading.Semaphore(CORES), threading.Semaphore(CORES)
+    jobs = (ShardJob(worker, layout, number, entries, resumed, ahead, behind) for number, entries in shards)
     batch = worker.config.batch_size
-    with ThreadPoolExecutor(THREADS_AHEAD) as ahead, ThreadPoolExecutor(THREADS_BEHIND) as behind:
-        loaded = map_ahead(ahead, job.load, entries, batch)
-        explained = job.explain(loaded)
-        outcomes = []
-        for outcome in map_ahead(behind, job.make_record, explained, batch):
-            outcomes.append(outcome)
-            progress(1)
-    if resumed:
-        job.remove_orphans(entries)
-    return job.commit(shard, len(entries), outcomes)
+    with (
+        ThreadPoolExecutor(IN_FLIGHT) as loaders,
+        ThreadPoolExecutor(IN_FLIGHT) as recorders,
+        ThreadPoolExecutor(1) as committer,
+    ):
+        tasks = ((job, entry) for job in jobs for entry in job.entries)
+        loaded = map_ahead(loaders, lambda task: (task[0], task[0].load(task[1])), tasks, batch + IN_FLIGHT)
+        explained = explain(loaded)
+        outcomes = map_ahead(recorders, lambda task: (task[0], task[0].make_record(task[1])), explained, batch)
+        complete = _collect(outcomes, progress)
+        yield from map_ahead(committer, ShardJob.commit, complete, 2)
+
+
+def explain(loaded: Iterable[tuple[ShardJob, Loaded | Failure]]) -> Iterator[tuple[ShardJob, Explained | Failure]]:
+    """Sends images to the model in batches of one shard each, and books how long the model waits on either side."""
+    batch: list[Loaded | Failure] = []
+    items, seen, has_run = iter(loaded), 0, False
+    while True:
+        start = time.perf_counter()
+        job, item = next(items, (None, None))
+        if job is None or item is None:
+            return
+        if has_run:  # no model runs before its first batch is there
+            job.watch.time_wait("images", time.perf_counter() - start)
+        batch.append(item)
+        seen += 1
+        is_last = seen == len(job.entries)
+        if is_last or sum(isinstance(other, Loaded) for other in batch) == job.config.batch_size:
+            for outcome in job.explain(batch):
+                start = time.perf_counter()
+                yield job, outcome
+                job.watch.time_wait("room", time.perf_counter() - start)
+            batch, seen, has_run = [], 0 if is_last else seen, True
+
+
+def _collect(
+    outcomes: Iterable[tuple[ShardJob, Record | Failure]], progress: Callable[[int], None]
+) -> Iterator[ShardJob]:
+    """Hands outcomes to their shards, and yields each shard that has all of them."""
+    for job, outcome in outcomes:
+        job.outcomes.append(outcome)
+        progress(1)
+        if len(job.outcomes) == len(job.entries):
+            yield job
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """The steps of a shard, and what all of them need."""
+    """A shard's images on their way, and what all of them need."""
 
-    config: RunConfig
     worker: Worker
     layout: RunLayout
+    number: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    resumed: bool = False
+    ahead: threading.Semaphore = field(default_factory=threading.Semaphore)  # processors for loading
+    behind: threading.Semaphore = field(default_factory=threading.Semaphore)  # and for making records
     watch: Stopwatch = field(default_factory=Stopwatch)
+    outcomes: list[Record | Failure] = field(default_factory=list)
     overlays: dict[str, str] = field(default_factory=dict)  # path -> SHA-256 of those written
+
+    @property
+    def config(self) -> RunConfig:
+        """The job's."""
+        return self.worker.config
 
     def load(self, entry: Entry) -> Loaded | Failure:
         """Reads and decodes one image; whatever goes wrong is that image's failure."""
         try:
             data = self.watch.time("read", _read, entry.uri)
-            photograph = self.watch.time("decode", decode_image, data, self.config.max_pixels)
+            with self.ahead:
+                return self._decode(entry, data)
         except ImageError as error:
             return _failure(entry, error)
-        height, width = self.worker.input_size
-        geometry = Geometry(*photograph.size, fit_view(self.config.resize, photograph.size, (width, height)))
-        pixels = self.watch.time("decode", make_input, photograph, geometry)
-        kept = None
-        if wants_overlays(entry, self.config):
-            kept = photograph if geometry.width * geometry.height <= KEPT_PIXELS else data
-        return Loaded(entry, hashlib.sha256(data).hexdigest(), geometry, pixels, kept)
 
-    def explain(self, loaded: Iterable[Loaded | Failure]) -> Iterator[Explained | Failure]:
-        """Fills batches with images that could be loaded; failures pass by, in their place."""
-        waiting: list[Loaded | Failure] = []
-        for item in loaded:
-            waiting.append(item)
-            if sum(isinstance(other, Loaded) for other in waiting) == self.config.batch_size:
-                yield from self._explain_batch(waiting)
-                waiting = []
-        yield from self._explain_batch(waiting)
+    def explain(self, batch: list[Loaded | Failure]) -> Iterator[Explained | Failure]:
+        """Explains the images of a batch that could be loaded; failures pass by, in their place."""
+        images = [item for item in batch if isinstance(item, Loaded)]
+        labels = [self.worker.label_index(item.entry.label) for item in images]
+        targets = [self.config.parsed_targets.row(label, self.worker.n_classes) for label in labels]
+        pixels = [item.pixels for item in images]
+        rows: Iterator[Explained] = iter(())
+        if images:
+            result = self.watch.time_model(self.worker.explain, pixels, targets)
+            rows = (Explained(item, result, row) for row, item in enumerate(images))
+        for item in batch:
+            yield item if isinstance(item, Failure) else next(rows)
 
     def make_record(self, item: Explained | Failure) -> Record | Failure:
         """The record of one image; its overlays are written on the way."""
@@ -174,7 +200,8 @@ class ShardJob:
         except ImageError as error:
             return _failure(loaded.entry, error)
         columns = self._columns(loaded.entry, item.batch.targets[item.row])
-        photograph = self._photograph(loaded)
+        with self.behind:
+            photograph = self._photograph(loaded)
         maps = tuple(self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns)
         kept, classes = _keep_logits(logits, self.config.top_logits)
         return Record(
@@ -188,34 +215,24 @@ class ShardJob:
             maps,
         )
 
-    def remove_orphans(self, entries: list[Entry]) -> None:
-        """Removes overlays of these images that an earlier attempt wrote, and that no record of this one names."""
-        ids = {entry.id for entry in entries}
-        for folder in sorted({self.layout.overlay_folder(image_id) for image_id in ids}):
-            for uri in storage.list_files(self.layout.uri(folder)):
-                name = uri.rsplit("/", 1)[-1]
-                if name.split("-", 1)[0] in ids and f"{folder}/{name}" not in self.overlays:
-                    storage.remove_file(uri)
-
-    def commit(self, shard: int, inputs: int, outcomes: list[Record | Failure]) -> dict[str, Any]:
-        """Writes a shard's files, its marker last."""
-        records = [outcome for outcome in outcomes if isinstance(outcome, Record)]
-        failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-        if len(outcomes) != inputs:
-            raise AssertionError(f"shard {shard}: {inputs} images went in, {len(outcomes)} came out")
+    def commit(self) -> dict[str, Any]:
+        """Writes the shard's files, its marker last."""
+        if self.resumed:
+            self._remove_orphans()
+        records = [outcome for outcome in self.outcomes if isinstance(outcome, Record)]
+        failures = [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
+        metadata = self.worker.metadata
         files = {
-            self.layout.records(shard): self.watch.time("codec", parquet.encode_records, records, self.worker.metadata),
-            self.layout.failures(shard): self.watch.time(
-                "codec", parquet.encode_failures, failures, self.worker.metadata
-            ),
+            self.layout.records(self.number): self.watch.time("codec", parquet.encode_records, records, metadata),
+            self.layout.failures(self.number): self.watch.time("codec", parquet.encode_failures, failures, metadata),
         }
         for path, data in files.items():
             self.watch.time("write", storage.write_bytes, self.layout.uri(path), data)
         marker = {
-            "shard": shard,
-            "config_digest": self.worker.config.digest(),
+            "shard": self.number,
+            "config_digest": self.config.digest(),
             "model_digest": self.worker.model_digest,
-            "inputs": inputs,
+            "inputs": len(self.entries),
             "records": len(records),
             "failures": len(failures),
             "failures_by_type": count_by_type(failures),
@@ -223,24 +240,32 @@ class ShardJob:
             "overlays_sha256": digest_of_overlays(self.overlays),
             "files": {p: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for p, d in files.items()},
             "metrics": sum_metrics(records),
-            "seconds": {stage: round(seconds, 4) for stage, seconds in sorted(self.watch.seconds.items())},
+            "batch_size": self.worker.batch_size,
+            **self.watch.to_dict(),
         }
-        storage.write_bytes(self.layout.uri(self.layout.marker(shard)), json.dumps(marker, indent=1).encode())
+        storage.write_bytes(self.layout.uri(self.layout.marker(self.number)), json.dumps(marker, indent=1).encode())
         return marker
 
-    def _explain_batch(self, waiting: list[Loaded | Failure]) -> Iterator[Explained | Failure]:
-        batch = [item for item in waiting if isinstance(item, Loaded)]
-        if not batch:
-            yield from (item for item in waiting if isinstance(item, Failure))
-            return
-        targets = [
-            self.config.parsed_targets.row(self.worker.label_index(item.entry.label), self.worker.n_classes)
-            for item in batch
-        ]
-        result = self.watch.time("model", self.worker.explain, [item.pixels for item in batch], targets)
-        rows = itertools.count()
-        for item in waiting:
-            yield item if isinstance(item, Failure) else Explained(item, result, next(rows))
+    def _remove_orphans(self) -> None:
+        """Removes overlays of these images that an earlier attempt wrote, and that no record of this one names."""
+        ids = {entry.id for entry in self.entries}
+        for folder in sorted({self.layout.overlay_folder(image_id) for image_id in ids}):
+            for uri in storage.list_files(self.layout.uri(folder)):
+                name = uri.rsplit("/", 1)[-1]
+                if name.split("-", 1)[0] in ids and f"{folder}/{name}" not in self.overlays:
+                    storage.remove_file(uri)
+
+    def _decode(self, entry: Entry, data: bytes) -> Loaded:
+        height, width = self.worker.input_size
+        decoded = self.watch.time("decode", decode_reduced, data, self.config.max_pixels, (width, height))
+        view = fit_view(self.config.resize, (decoded.width, decoded.height), (width, height))
+        geometry = Geometry(decoded.width, decoded.height, view)
+        pixels = self.watch.time("preprocess", make_input, decoded.image, geometry, decoded.reduction)
+        kept: Decoded | bytes | None = None
+        if self.config.overlays == "blend" and wants_overlays(entry, self.config):
+            whole = decoded.reduction == 1 and geometry.width * geometry.height <= KEPT_PIXELS
+            kept = decoded if whole else data
+        return Loaded(entry, hashlib.sha256(data).hexdigest(), geometry, pixels, kept)
 
     def _columns(self, entry: Entry, targets: np.ndarray) -> list[int]:
         """The columns of the targets that an image wants: none for a label that it has not, none for a repetition."""
@@ -248,12 +273,36 @@ class ShardJob:
             targets = targets[:-1]
         return [column for column, target in enumerate(targets) if target not in targets[:column]]
 
-    def _photograph(self, loaded: Loaded) -> Image.Image | None:
-        if isinstance(loaded.photograph, bytes):
-            return self.watch.time("decode", decode_image, loaded.photograph, self.config.max_pixels)
-        return loaded.photograph
+    def _photograph(self, loaded: Loaded) -> Decoded | None:
+        if not isinstance(loaded.photograph, bytes):
+            return loaded.photograph
+        needed = None
+        if self.config.overlay_size is not None:
+            small, _ = shrink_geometry(loaded.geometry, self.config.overlay_size)
+            needed = small.width, small.height
+        return self.watch.time("decode", decode_reduced, loaded.photograph, self.config.max_pixels, needed)
 
-    def _make_map(self, item: Explained, method: str, column: int, photograph: Image.Image | None) -> MapRecord:
+    def _make_map(self, item: Explained, method: str, column: int, photograph: Decoded | None) -> MapRecord:
+        if not wants_overlays(item.loaded.entry, self.config):
+            with self.behind:
+                return self._describe_map(item, method, column)
+        with self.behind:
+            values = self._describe_map(item, method, column)
+            shown = item.batch.shown[method][item.row, ..., column]
+            png = self._render_overlay(shown, item.loaded.geometry, photograph)
+        path = self.layout.overlay(item.loaded.entry.id, method, values.target)
+        self.watch.time("write", storage.write_bytes, self.layout.uri(path), png)
+        self.overlays[path] = hashlib.sha256(png).hexdigest()
+        return dataclasses.replace(values, overlay=path)
+
+    def _render_overlay(self, shown: np.ndarray, geometry: Geometry, photograph: Decoded | None) -> bytes:
+        config = self.config
+        image, reduction = (photograph.image, photograph.reduction) if photograph else (None, 1)
+        style = (config.overlays, config.colormap, config.overlay_size)
+        pixels = self.watch.time("overlay", draw_overlay, image, shown, geometry, *style, reduction)
+        return self.watch.time("encode", encode_png, pixels, color_table(config.colormap))
+
+    def _describe_map(self, item: Explained, method: str, column: int) -> MapRecord:
         batch, geometry = item.batch, item.loaded.geometry
         values = batch.maps[method][item.row, ..., column]
         target = int(batch.targets[item.row, column])
@@ -273,7 +322,7 @@ class ShardJob:
             peak_y=peak_y,
             total=positive,
             negative_share=negative / (positive + negative) if negative else 0.0,
-            overlay=None if photograph is None else self._write_overlay(item, method, column, photograph),
+            overlay=None,
             geometry=geometry,
             metrics=metrics,
         )
@@ -287,24 +336,6 @@ class ShardJob:
         geometry, scale = shrink_geometry(item.loaded.geometry, MEASURED_SIDE)
         boxes = clip_boxes(((scale * x, scale * y, scale * w, scale * h) for x, y, w, h in entry.boxes), geometry)
         return self.worker.localize(project_map(values, geometry), boxes) if boxes else {}
-
-    def _write_overlay(self, item: Explained, method: str, column: int, photograph: Image.Image) -> str:
-        config, loaded = self.config, item.loaded
-        shown = item.batch.shown[method][item.row, ..., column]
-        path = self.layout.overlay(loaded.entry.id, method, int(item.batch.targets[item.row, column]))
-        png = self.watch.time(
-            "overlay",
-            render_overlay,
-            photograph,
-            shown,
-            loaded.geometry,
-            config.overlays,
-            config.colormap,
-            config.overlay_size,
-        )
-        self.watch.time("write", storage.write_bytes, self.layout.uri(path), png)
-        self.overlays[path] = hashlib.sha256(png).hexdigest()
-        return path
 
 
 def wants_overlays(entry: Entry, config: RunConfig) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def join(base: str, *parts: str) -> str:
 
 def is_absolute(uri: str) -> bool:
     """Whether a uri stands on its own, and not below some folder."""
-    return bool(_scheme(uri)) or Path(uri).is_absolute()
+    return bool(_scheme(uri)) or os.path.isabs(uri)  # noqa: PTH117 - asked of each line of a manifest, and five times as fast
 
 
 def read_bytes(uri: str) -> bytes:
@@ -64,6 +65,16 @@ def read_bytes(uri: str) -> bytes:
     return store.cat_file(path)
 
 
+def open_file(uri: str) -> Any:
+    """A file or object opened for reading its bytes bit by bit; close it.
+
+    Raises:
+        OSError: it is missing, a folder, or cannot be opened.
+    """
+    store, path = open_store(uri)
+    return store.open(path, "rb")
+
+
 def read_many(uris: Sequence[str], threads: int = 16) -> list[bytes]:
     """The contents of many small files, read at the same time."""
     with ThreadPoolExecutor(threads) as pool:
@@ -76,15 +87,18 @@ def write_bytes(uri: str, data: bytes) -> None:
     if not is_local(uri):
         store.pipe_file(path, data)
         return
-    target = Path(path)
-    temporary = target.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with _appearing(Path(path)) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_file(uri: str, source: str) -> None:
+    """Copies a local file, of any size, so that it appears whole or not at all."""
+    store, path = open_store(uri)
+    if is_local(uri):
+        with _appearing(Path(path)) as temporary:
+            shutil.copyfile(source, temporary)
+    else:
+        store.put_file(source, path)
 
 
 def exists(uri: str) -> bool:
@@ -154,6 +168,19 @@ def remove_temporaries(uri: str) -> None:
         named = _TEMPORARY_NAME.fullmatch(path.name)
         if named and named["host"] == _HOST and not _is_running(int(named["process"])):
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A temporary name to write to; the file gets its own name when the block ends well."""
+    temporary = target.with_name(f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _is_running(process: int) -> bool:

@@ -7,17 +7,22 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline import parquet
 from pipeline.config import RunConfig
 from pipeline.layout import RunLayout
 from pipeline.progress import images_done
-from pipeline.shard import process_shard
+from pipeline.shard import process_shards
+from pipeline.stream import Stream
 from pipeline.worker import shared_worker
+
+Marker = dict[str, Any]
 
 
 class ProcessShardsDoFn(beam.DoFn):
-    """`process_shard` for each shard's number; the model is loaded once a process."""
+    """`process_shards` for the shards of a bundle; the model is loaded once a process."""
 
     def __init__(self, config: RunConfig, resumed: bool):
         self.config, self.resumed = config, resumed
@@ -29,13 +34,28 @@ class ProcessShardsDoFn(beam.DoFn):
         self.worker = shared_worker(self.config)
         self.layout = RunLayout(self.config.output)
 
-    def process(self, shard: int) -> Iterator[dict[str, Any]]:
-        """Explains and commits a shard; yields its marker."""
-        entries = parquet.read_manifest_shard(self.layout.uri(self.layout.MANIFEST), shard)
-        marker = process_shard(shard, entries, self.worker, self.layout, images_done.add, self.resumed)
-        self.records.inc(marker["records"])
-        self.failures.inc(marker["failures"])
-        yield marker
+    def start_bundle(self) -> None:
+        """Opens the stream that the bundle's shards flow through, so that no shard waits for the one before it."""
+        self.stream = Stream[int, Marker](self._process)
+
+    def process(self, shard: int) -> Iterator[Marker]:
+        """Begins a shard; yields the markers of those that were committed meanwhile."""
+        yield from self._count(self.stream.put(shard))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Waits for the shards that are left; yields their markers."""
+        yield from map(GlobalWindows.windowed_value, self._count(self.stream.close()))
+
+    def _process(self, numbers: Iterator[int]) -> Iterator[Marker]:
+        manifest = self.layout.uri(self.layout.MANIFEST)
+        shards = ((number, parquet.read_manifest_shard(manifest, number)) for number in numbers)
+        return process_shards(shards, self.worker, self.layout, images_done.add, self.resumed)
+
+    def _count(self, markers: Iterator[Marker]) -> Iterator[Marker]:
+        for marker in markers:
+            self.records.inc(marker["records"])
+            self.failures.inc(marker["failures"])
+            yield marker
 
 
 class ProcessShards(beam.PTransform):

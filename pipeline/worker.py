@@ -17,6 +17,7 @@ import numpy as np
 
 import explainers as ex
 from explainers.compiled import FAITHFULNESS, PREPROCESSES
+from explainers.devices import gaining_precision, prepare_devices
 from explainers.errors import ExplainerError
 from pipeline import models, storage
 from pipeline.config import RunConfig
@@ -45,7 +46,7 @@ class Worker:
     """A model with its compiled explainers; make one a process, and call it from any thread.
 
     Attributes:
-        config: the job, with `jit` decided.
+        config: the job, with `jit` and `precision` decided.
         input_size: (height, width) of the model, pixels.
         n_classes: L.
         class_names: one a class, or None.
@@ -62,6 +63,7 @@ class Worker:
     def _load(self, config: RunConfig) -> None:
         config = _name_methods(config)  # a misspelt method is told before the model is loaded
         self.config = config
+        prepare_devices()
         self.class_names = load_class_names(config.class_names) if config.class_names else None
         model, self.model_digest = models.load_model(config.model, config.allow_unsafe_model)
         self.exposed = _expose(model, config)
@@ -75,6 +77,7 @@ class Worker:
         preprocess: Any = self.preprocess
         if self.preprocess not in PREPROCESSES:
             preprocess = models.load_callable(self.preprocess, "--preprocess")
+        precision = gaining_precision() if config.precision == "auto" else config.precision
         columns = config.parsed_targets.columns(self.n_classes)
         _check_targets(config, columns, self.n_classes)
         try:
@@ -87,6 +90,7 @@ class Worker:
                 preprocess=preprocess,
                 jit="auto" if config.jit == "auto" else config.jit == "on",
                 metrics=[name for name in config.metrics if name in FAITHFULNESS],
+                precision=precision,
             )
             self.explainer.warm_up()
         except (ExplainerError, ConfigError):
@@ -94,13 +98,22 @@ class Worker:
         except Exception as error:  # TensorFlow's own errors, and those of a user's --preprocess
             reason = (str(error).splitlines() or [""])[0]
             raise ConfigError(f"one batch could not be explained: {type(error).__name__}: {reason}") from error
+        if precision != "float32":
+            logger.warning(
+                "in %s the logits of noise are off by %.1e of the largest", precision, self.explainer.deviation
+            )
         # Decided once, here: workers in other processes must not measure again, and come to another program.
-        self.config = dataclasses.replace(config, jit="on" if self.explainer.jit else "off")
+        self.config = dataclasses.replace(config, jit="on" if self.explainer.jit else "off", precision=precision)
         self.input_size = self.explainer.input_shape[:2]
         self.metadata = self._describe()
 
+    @property
+    def batch_size(self) -> int:
+        """How many images the program takes at a time: what the job asks for, or what fits in memory."""
+        return self.explainer.batch_size
+
     def explain(self, images: Sequence[np.ndarray], targets: Sequence[Sequence[int]]) -> BatchResult:
-        """Explains at most `batch_size` images.
+        """Explains at most as many images as the job's batches have.
 
         Args:
             images: (H, W, 3) uint8 each.

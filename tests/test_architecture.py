@@ -27,7 +27,7 @@ ONLY_IN = {
 
 # The pipeline's floors: a module imports only from floors below its own.
 FLOORS = [
-    {"errors", "options", "codec", "geometry", "storage", "progress", "sheet", "demo_data"},
+    {"errors", "options", "codec", "geometry", "storage", "progress", "sheet", "stream", "timing", "demo_data"},
     {"records", "decode", "overlay", "models", "layout", "demo_model"},
     {"parquet"},
     {"listing"},
@@ -37,7 +37,7 @@ FLOORS = [
     {"transforms"},
     {"graph"},
     {"job"},
-    {"demo"},
+    {"demo", "planning"},
     {"commands"},
     {"cli"},
 ]

@@ -257,9 +257,25 @@ def test_dry_run_plans_and_writes_nothing(tmp_path, photographs, tiny_model_path
     result = beamcam("run", "--images", photographs, "--model", tiny_model_path, "--preprocess", "tf", "--dry-run",
                      "--output", tmp_path / "run", "--shard-size", 5)  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "13 images in 3 shards of 5" in result.stdout
-    assert re.search(r"measured on 13: \d+\.\d images/s, \d+\.\d kB an image", result.stdout)
-    assert re.search(r"expected: \d+\.\d minutes in one process, \d+\.\d MB", result.stdout)
+    assert "13 images in 3 shards; gradcam at last" in result.stdout
+    assert re.search(
+        r"^13 images tried: \d+\.\d images/s on \d+ cores, \d+\.\d s to start$", result.stdout, re.MULTILINE
+    )
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:]] == [
+        "workers like this", "1", "3", "records", "overlays", "others", "in all"
+    ]  # fmt: skip
+    assert result.stderr.splitlines() == [
+        "13 images listed; loading the model", "measuring on a sample of the images, for about 15 s"
+    ]  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_of_what_cannot_be_explained_is_an_error(tmp_path, tiny_model_path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    result = beamcam("run", "--images", tmp_path, "--model", tiny_model_path, "--preprocess", "tf", "--dry-run",
+                     "--output", tmp_path / "run", "--jit", "off")  # fmt: skip
+    assert result.returncode == 2
+    assert re.search(r"not one of 1 images tried could be explained \(decode:NotAnImage\), such as", result.stderr)
     assert not (tmp_path / "run").exists()
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 import explainers as ex
 from pipeline import ConfigError, RunConfig, RunError, open_run, run_job
+from pipeline.overlay import color_table
 from pipeline.verify import verify_run
 
 
@@ -170,6 +171,17 @@ def test_overlays_are_original_size_and_sampled_by_id(tmp_path, photographs, tin
     chosen = {record.id for record in open_run(tmp_path / "some") if record.maps[0].overlay}
     assert chosen == {record.id for record in run if int(record.id[:8], 16) < 0.4 * 16**8}
     assert 0 < len(chosen) < 13
+
+
+def test_layers_have_the_palette_of_the_configured_colour_map(tmp_path, photographs, tiny_model_path) -> None:
+    run_job(make_config(photographs, tiny_model_path, tmp_path / "run", overlays="layer", colormap="viridis"), [])
+    run = open_run(tmp_path / "run")
+    colors = np.frombuffer(color_table("viridis"), np.uint8).reshape(256, 4)
+    for record in run:
+        layer = Image.open(io.BytesIO(run.read_overlay(record.maps[0].overlay)))
+        assert (layer.mode, layer.size) == ("P", (record.geometry.width, record.geometry.height))
+        np.testing.assert_array_equal(np.asarray(layer.convert("RGBA")), colors[np.asarray(layer)])
+        assert np.asarray(layer).max() > 200  # the map's strongest place
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

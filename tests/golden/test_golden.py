@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline import parquet
-from tests.golden.write_golden import FOLDER, METADATA, golden_entries, golden_failures, golden_records
+from tests.golden.write_golden import (
+    FOLDER,
+    METADATA,
+    encode_manifest,
+    golden_entries,
+    golden_failures,
+    golden_records,
+)
 
 # What the bytes of the first map must mean, whatever the program: (arange(12) - 5) / 4, stored against its maximum 1.5.
 RAMP = [-1.25, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
@@ -61,7 +68,7 @@ def test_failures_and_manifest_of_schema_1_are_read_as_they_were_written() -> No
     [
         ("records", lambda: parquet.encode_records(golden_records(), METADATA)),
         ("failures", lambda: parquet.encode_failures(golden_failures(), METADATA)),
-        ("manifest", lambda: parquet.encode_manifest(golden_entries(), 2, METADATA)),
+        ("manifest", encode_manifest),
     ],
 )
 def test_the_same_values_give_the_same_bytes_twice(name, encode) -> None:

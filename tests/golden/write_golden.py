@@ -3,6 +3,7 @@
 python -m tests.golden.write_golden
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,15 @@ def golden_entries() -> list[Entry]:
     return [Entry("gs://a/ü 1.jpg", "disc", ((1.0, 2.0, 3.0, 4.0),)), Entry("/b.png"), Entry("/c.jpg", "7", ())]
 
 
+def encode_manifest() -> bytes:
+    """The file of these entries."""
+    buffer = io.BytesIO()
+    parquet.write_manifest(buffer, golden_entries(), 2, METADATA)
+    return buffer.getvalue()
+
+
 if __name__ == "__main__":
     FOLDER.mkdir()
     (FOLDER / "records.parquet").write_bytes(parquet.encode_records(golden_records(), METADATA))
     (FOLDER / "failures.parquet").write_bytes(parquet.encode_failures(golden_failures(), METADATA))
-    (FOLDER / "manifest.parquet").write_bytes(parquet.encode_manifest(golden_entries(), 2, METADATA))
+    (FOLDER / "manifest.parquet").write_bytes(encode_manifest())

@@ -48,6 +48,7 @@ OTHERS = {
     "max_failures": 0,
     "allow_unsafe_model": True,
     "jit": "off",
+    "precision": "bfloat16",
 }
 
 
@@ -88,6 +89,7 @@ def test_the_table_of_other_values_covers_every_option() -> None:
         ("max_pixels", 0, r"--max-pixels is at least 1, not 0"),
         ("max_failures", -1, r"--max-failures is at least 0, not -1"),
         ("jit", "yes", r"--jit is one of auto, on, off, not 'yes'"),
+        ("precision", "half", r"--precision is one of auto, float32, bfloat16, float16, not 'half'"),
         ("metrics", ("deletion", "speed"), r"--metrics are of deletion, insertion, .*, not 'speed'"),
         ("reshape", "patches", r"--reshape is tokens, or the height and width of a grid of them, not 'patches'"),
         ("input_size", (0, 224), r"--input-size .*\(0, 224\)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import time
 import zlib
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from pipeline.decode import IMAGE_SUFFIXES, decode_image
+from pipeline.decode import IMAGE_SUFFIXES, decode_image, decode_reduced
 from pipeline.errors import ImageError
+from pipeline.geometry import OVERSAMPLING, RESIZES, Geometry, fit_view, make_input
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -234,6 +236,150 @@ def test_a_damaged_tag_beside_the_orientation_does_not_cost_the_image() -> None:
     block = _exif(_oriented(6), (0x011A, 2, 4, b"abc\0"), (0x8825, 2, 4, b"abc\0"))  # a resolution in letters
     found = _decode(_encode(Image.new("RGB", (40, 20), RED), "JPEG", exif=block))
     assert found.shape == (40, 20, 3)
+
+
+# Photographs much larger than needed
+
+
+NEEDED = (10, 6)  # OVERSAMPLING times as many pixels are 30 x 18
+LIMIT = 100_000_000
+
+
+def _camera_picture(width: int, height: int) -> Image.Image:
+    """Soft shapes, fine texture, and a hard edge close to each side: what a shift or a wrong size would show."""
+    rng = np.random.default_rng(9)
+    shapes = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    pixels = np.asarray(shapes) * 0.7 + rng.normal(30, 12, (height, width, 1))
+    for edge in (0.05, 0.93):
+        pixels[:, round(edge * width) :] = 255 - pixels[:, round(edge * width) :]
+        pixels[round(edge * height) :] = 255 - pixels[round(edge * height) :]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _jpeg(picture: Image.Image, **options: object) -> bytes:
+    return _encode(picture, "JPEG", quality=95, **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "reduction"),
+    [
+        ((60, 36), 2),
+        ((59, 36), 1),
+        ((60, 35), 1),
+        ((119, 72), 2),
+        ((120, 72), 4),
+        ((2000, 71), 2),
+        ((239, 144), 4),
+        ((240, 144), 8),
+        ((2000, 1000), 8),
+    ],
+)
+def test_a_jpeg_is_reduced_as_far_as_three_pixels_are_left_for_each(size: tuple[int, int], reduction: int) -> None:
+    assert OVERSAMPLING == 3
+    found = decode_reduced(_jpeg(Image.new("RGB", size, GREEN)), LIMIT, NEEDED)
+    assert (found.width, found.height, found.reduction) == (*size, reduction)
+    assert found.image.size == tuple(-(-side // reduction) for side in size)
+    assert found.image.mode == "RGB"
+    assert np.abs(np.asarray(found.image).astype(int) - GREEN).max() <= 3
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_come_whole(format_name: str) -> None:
+    data = _encode(_camera_picture(300, 200), format_name)
+    found = decode_reduced(data, LIMIT, NEEDED)
+    assert (found.width, found.height, found.reduction) == (300, 200, 1)
+    np.testing.assert_array_equal(np.asarray(found.image), _decode(data))
+
+
+def test_without_a_size_that_is_needed_a_jpeg_comes_whole() -> None:
+    data = _jpeg(_camera_picture(300, 200))
+    found = decode_reduced(data, LIMIT)
+    assert (found.width, found.height, found.reduction) == (300, 200, 1)
+    np.testing.assert_array_equal(np.asarray(found.image), _decode(data))
+
+
+def _input_of(data: bytes, mode: str, needed: tuple[int, int] | None) -> tuple[np.ndarray, int]:
+    found = decode_reduced(data, LIMIT, needed)
+    geometry = Geometry(found.width, found.height, fit_view(mode, (found.width, found.height), (15, 20)))
+    return make_input(found.image, geometry, found.reduction).astype(int), found.reduction
+
+
+def _assert_looks_the_same(data: bytes, mode: str, reduction: int) -> None:
+    whole, _ = _input_of(data, mode, None)
+    found, chosen = _input_of(data, mode, (15, 20))
+    assert chosen == reduction
+    assert np.abs(found - whole).mean() < 0.6
+    assert np.abs(found - whole).max() <= 10
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("size", "upright", "sideways"), [((400, 560), 8, 4), ((560, 400), 4, 8), ((401, 553), 8, 1), ((553, 401), 4, 1)]
+)
+def test_the_models_input_is_that_of_the_whole_photograph(
+    orientation: int, size: tuple[int, int], upright: int, sideways: int
+) -> None:
+    # Where a side does not divide, only a photograph that need not be turned is reduced.
+    turned = upright if orientation < 5 else sideways
+    reduction = turned if orientation == 1 or sideways > 1 else 1
+    data = _jpeg(_camera_picture(*size), exif=_exif(_oriented(orientation)))
+    for mode in RESIZES:
+        _assert_looks_the_same(data, mode, reduction)
+
+
+def test_a_turned_photograph_is_measured_upright() -> None:
+    picture = Image.new("RGB", (240, 160), RED)  # 160 x 240 upright, where 8 x 30 allows a reduction by 2 only
+    for orientation, reduction in ((1, 4), (3, 4), (6, 2), (8, 2)):
+        found = decode_reduced(_jpeg(picture, exif=_exif(_oriented(orientation))), LIMIT, (20, 10))
+        upright = (240, 160) if orientation < 5 else (160, 240)
+        assert (found.width, found.height, found.reduction) == (*upright, reduction)
+        assert found.image.size == (upright[0] // reduction, upright[1] // reduction)
+
+
+@pytest.mark.parametrize("kind", ["grey", "CMYK", "progressive", "several pictures", "4:2:0"])
+def test_every_kind_of_jpeg_is_reduced_and_looks_the_same(kind: str) -> None:
+    picture = _camera_picture(320, 240)
+    data = {
+        "grey": lambda: _jpeg(picture.convert("L")),
+        "CMYK": lambda: _jpeg(picture.convert("CMYK")),
+        "progressive": lambda: _jpeg(picture, progressive=True),
+        "several pictures": lambda: _encode(picture, "MPO", save_all=True, append_images=[picture.reduce(4)]),
+        "4:2:0": lambda: _jpeg(picture, subsampling=2),
+    }[kind]()
+    _assert_looks_the_same(data, "stretch", 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+def test_a_truncated_jpeg_is_an_error_at_any_size(share: float, options: dict) -> None:
+    data = _jpeg(_camera_picture(320, 240), **options)
+    messages = []
+    for needed in (None, NEEDED):
+        with pytest.raises(ImageError, match="truncated") as caught:
+            decode_reduced(data[: int(share * len(data))], LIMIT, needed)
+        assert (caught.value.stage, caught.value.error_type) == ("decode", "BrokenImage")
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_the_limit_is_that_of_the_whole_image() -> None:
+    data = _jpeg(Image.new("RGB", (640, 480)))
+    assert decode_reduced(data, 640 * 480, NEEDED).reduction == 8
+    with pytest.raises(ImageError, match="640 x 480 is more than 307199 pixels"):
+        decode_reduced(data, 640 * 480 - 1, NEEDED)
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_an_image_does_not_keep_the_bytes_of_its_file(format_name: str) -> None:
+    frames = [Image.new("RGB", (64, 48), color) for color in (RED, BLUE)]
+    options = {"save_all": True, "append_images": frames[1:]} if format_name in ("MPO", "WEBP", "GIF", "TIFF") else {}
+    data = _encode(frames[0], format_name, **options)
+    before = sys.getrefcount(data)
+    images = [decode_image(data), decode_reduced(data, LIMIT, (1, 1)).image]
+    assert sys.getrefcount(data) == before
+    assert {image.size for image in images} <= {(64, 48), (8, 6)}
 
 
 # Errors

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.geometry import (
+    OVERSAMPLING,
     RESIZES,
     Geometry,
     View,
@@ -157,6 +158,33 @@ def test_shrinking_averages_instead_of_picking_pixels() -> None:
     found = make_input(Image.fromarray(stripes), _geometry("stretch", (64, 64), (8, 8)))
     np.testing.assert_allclose(found[:, 1:-1], 127.5, atol=1)
     np.testing.assert_allclose(found, 127.5, atol=10)  # a border's window is cut off between two stripes
+
+
+@pytest.mark.parametrize("size", [(89, 60), (60, 89), (90, 60), (200, 150), (601, 403)])
+def test_only_an_image_six_times_as_large_is_averaged_before_it_is_resized(size: tuple[int, int]) -> None:
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    found = make_input(noise, _geometry("stretch", size, (15, 10))).astype(int)
+    plain = np.asarray(noise.resize((15, 10), Image.Resampling.BILINEAR)).astype(int)
+    large = size[0] >= 2 * OVERSAMPLING * 15 or size[1] >= 2 * OVERSAMPLING * 10
+    assert np.any(found != plain) == large
+    assert np.abs(found - plain).max() <= 10  # of noise in every pixel, which no photograph has
+
+
+@pytest.mark.parametrize("mode", RESIZES)
+@pytest.mark.parametrize("size", [(800, 480), (480, 800), (801, 487), (487, 801)])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_reduced_image_gives_the_input_of_the_whole_one(mode: str, size: tuple[int, int], reduction: int) -> None:
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    edges = 255 * ((x > 0.93 * size[0]) | (y > 0.9 * size[1]))
+    pixels = np.stack([255 * x / size[0], 255 * y / size[1], edges], axis=-1).astype(np.uint8)
+    padding = ((0, -size[1] % reduction), (0, -size[0] % reduction), (0, 0))
+    reduced = Image.fromarray(np.pad(pixels, padding, mode="edge")).reduce(reduction)
+    geometry = _geometry(mode, size, (20, 16))
+    whole = make_input(Image.fromarray(pixels), geometry).astype(int)
+    found = make_input(reduced, geometry, reduction).astype(int)
+    assert found.shape == (16, 20, 3)
+    assert np.abs(found - whole).mean() < 0.6
+    assert np.abs(found - whole).max() <= 10
 
 
 @pytest.mark.parametrize("mode", RESIZES)
@@ -350,6 +378,33 @@ def test_a_winding_region_is_followed_to_its_end() -> None:
     assert box == pytest.approx((5, 5, 45, 53))
 
 
+def _reach_slowly(mask: np.ndarray, start: tuple[int, int]) -> set[tuple[int, int]]:
+    """The cells that eight steps at a time lead to."""
+    reached, waiting = {start}, [start]
+    while waiting:
+        row, column = waiting.pop()
+        for place in ((row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
+            if place not in reached and all(0 <= p < n for p, n in zip(place, mask.shape, strict=True)) and mask[place]:
+                reached.add(place)
+                waiting.append(place)
+    return reached
+
+
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(48, 48), (48, 71), (63, 50)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_region_is_what_steps_from_the_maximum_reach(share: float, shape: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.random(shape) < share).astype(np.float32)
+    places = [rng.integers(shape), (0, shape[1] - 1), (shape[0] - 1, 0), (rng.integers(shape[0]), shape[1] - 1)]
+    start = tuple(int(place) for place in places[seed])  # the last column too, which has no neighbour to the right
+    values[start] = 2
+    rows, columns = zip(*_reach_slowly(values > 0, start), strict=True)
+    box = strongest_region(values, _geometry("stretch", shape[::-1], (64, 64)))
+    expected = min(columns), min(rows), max(columns) + 1 - min(columns), max(rows) + 1 - min(rows)
+    assert box == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("values", [np.full((4, 4), -1.0), np.zeros((3, 5)), np.array([[-1e-30, 0.0], [-5.0, -1.0]])])
 def test_a_map_without_anything_positive_has_no_region(values: np.ndarray) -> None:
     assert strongest_region(values.astype(np.float32), _geometry("stretch", (80, 80), (40, 40))) is None
@@ -417,6 +472,28 @@ def test_a_shrunken_geometry_maps_to_the_same_places_of_the_image() -> None:
     large, small = project_map(values, geometry), project_map(values, shrunk)
     np.testing.assert_allclose(small, large.reshape(150, 10, 300, 10).mean(axis=(1, 3)), atol=0.6)
     assert shrink_geometry(shrunk, 300) == (shrunk, 1.0)
+
+
+@given(st.sampled_from(RESIZES), SIZES, INPUT_SIZES, st.integers(1, 40))
+@unhurried
+def test_a_shrunken_image_shows_at_least_one_pixel_of_the_map(
+    mode: str, image_size: tuple[int, int], input_size: tuple[int, int], longest: int
+) -> None:
+    geometry, _ = shrink_geometry(_geometry(mode, image_size, input_size), longest)
+    left, top, right, bottom = geometry.visible
+    assert 0 <= left < right <= geometry.width
+    assert 0 <= top < bottom <= geometry.height
+    projected = project_map(np.full((3, 2), 4.0, np.float32), geometry)
+    assert projected.shape == (geometry.height, geometry.width)
+    np.testing.assert_allclose(projected[top:bottom, left:right], 4.0, rtol=1e-6)
+    assert np.count_nonzero(projected) == (right - left) * (bottom - top)
+
+
+def test_the_crop_of_a_long_and_thin_image_stays_in_its_middle_when_it_is_shrunk() -> None:
+    wide, _ = shrink_geometry(_geometry("crop", (30_000, 10), (224, 224)), 511)
+    assert wide.visible == (255, 0, 256, 1)
+    tall, _ = shrink_geometry(_geometry("crop", (1, 5000), (224, 224)), 101)
+    assert tall.visible == (0, 50, 1, 51)
 
 
 def test_boxes_are_cut_off_at_the_border_of_the_image() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tracemalloc
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
+from pipeline import listing, storage
 from pipeline.errors import ConfigError
 from pipeline.listing import LABEL_SOURCES, list_images
+from pipeline.parquet import GROUP_ROWS
 from pipeline.records import Entry
 
 
@@ -25,13 +29,20 @@ def _touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"")
 
 
-def _uris(*specs: object, **options: str) -> list[str]:
-    return [entry.uri for entry in list_images([str(spec) for spec in specs], **options)[0]]
+def _listed(*specs: object, **options: object) -> tuple[list[Entry], int]:
+    with list_images([str(spec) for spec in specs], **options) as found:
+        entries = list(found)
+        assert len(entries) == found.n_images
+        return entries, found.n_duplicates
+
+
+def _uris(*specs: object, **options: object) -> list[str]:
+    return [entry.uri for entry in _listed(*specs, **options)[0]]
 
 
 def _error(*specs: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        list_images([str(spec) for spec in specs])
+        _listed(*specs)
     return str(caught.value)
 
 
@@ -127,23 +138,77 @@ def test_an_object_store_is_listed_as_a_folder_is() -> None:
 
 def test_specs_keep_their_order_and_a_repeated_uri_counts_once(tmp_path: Path) -> None:
     _touch(tmp_path, "b/2.jpg", "b/1.jpg", "a/3.jpg")
-    entries, duplicates = list_images(
-        [str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path), str(tmp_path / "b/2.jpg")]
-    )
+    entries, duplicates = _listed(tmp_path / "b", tmp_path / "a", tmp_path, tmp_path / "b/2.jpg")
     assert [entry.uri for entry in entries] == [str(tmp_path / name) for name in ("b/1.jpg", "b/2.jpg", "a/3.jpg")]
     assert duplicates == 4
 
 
 def test_of_a_repeated_uri_the_first_mention_keeps_its_label(manifest: Callable[..., Path]) -> None:
-    entries, duplicates = list_images([str(manifest("m.csv", "uri,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n"))])
+    entries, duplicates = _listed(manifest("m.csv", "uri,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n"))
     assert [(Path(entry.uri).name, entry.label) for entry in entries] == [("a.jpg", "cat"), ("b.jpg", "dog")]
     assert duplicates == 1
 
 
 def test_an_entry_is_known_by_the_hash_of_its_uri(tmp_path: Path) -> None:
     _touch(tmp_path, "ü.jpg")
-    (entry,), _ = list_images([str(tmp_path)])
+    (entry,), _ = _listed(tmp_path)
     assert entry.id == hashlib.sha256(str(tmp_path / "ü.jpg").encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_first_mentions_are_told_from_later_ones_however_far_apart(manifest: Callable[..., Path], seed: int) -> None:
+    numbers = np.random.default_rng(seed).integers(0, 9000, 4 * GROUP_ROWS + 7).tolist()
+    path = manifest("m.csv", "uri,label\n" + "".join(f"/x/{number},{i}\n" for i, number in enumerate(numbers)))
+    first = {}
+    for i, number in enumerate(numbers):
+        first.setdefault(f"/x/{number}", str(i))
+    entries, duplicates = _listed(path)
+    assert [(entry.uri, entry.label) for entry in entries] == list(first.items())
+    assert duplicates == len(numbers) - len(first)
+
+
+def test_ids_that_differ_in_one_bit_are_two_images(tmp_path: Path) -> None:
+    """The hashes that are compared may end in zeros, which NumPy's byte strings drop."""
+    mentions = listing._Mentions()
+    ids = [bytes(16), bytes(15) + b"\x01", b"\x01" + bytes(15), b"\xff" * 16, b"\xff" * 15 + b"\x00"]
+    assert mentions._are_new(np.array(ids, "S16")).tolist() == [True] * 5
+    later = np.array([b"\x02" + bytes(15), *ids[::-1]], "S16")
+    assert mentions._are_new(later).tolist() == [True] + [False] * 5
+
+
+def test_labels_are_counted_in_the_order_of_their_first_mention(manifest: Callable[..., Path]) -> None:
+    path = manifest("m.csv", "uri,label\na,dog\nb,\nc,cat\nd,dog\na,cat\n")
+    with list_images([str(path)]) as found:
+        assert list(found.labels.items()) == [("dog", 2), ("cat", 1)]
+        assert (found.n_images, found.n_duplicates) == (4, 1)
+
+
+def test_memory_does_not_hold_the_list(manifest: Callable[..., Path]) -> None:
+    def peak(count: int) -> int:
+        path = manifest(f"{count}.csv", "uri,label\n" + "".join(f"/folder/of/{i},{i % 7}\n" for i in range(count)))
+        tracemalloc.start()
+        try:
+            _ = list_images_and_leave(path)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # what is made once
+    few, many = peak(2 * GROUP_ROWS), peak(8 * GROUP_ROWS)
+    # Hashes of 16 bytes, twice while they are merged; an entry alone would be some hundred.
+    assert many - few < 6 * GROUP_ROWS * 60
+
+
+def list_images_and_leave(path: Path) -> int:
+    with list_images([str(path)]) as found:
+        return found.n_images
+
+
+def test_a_list_is_there_for_as_long_as_the_block_runs(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.jpg")
+    with list_images([str(tmp_path)]) as found:
+        assert [entry.uri for entry in found] == [entry.uri for entry in found] == [str(tmp_path / "a.jpg")]
+    assert not Path(found.path).exists()
 
 
 # Manifests
@@ -171,7 +236,7 @@ def test_every_kind_of_manifest_gives_uris_labels_and_boxes(manifest: Callable[.
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path = manifest(f"m.{suffix}", "\n\n".join(json.dumps(row) for row in rows) + "\n")
-    entries, duplicates = list_images([str(path)])
+    entries, duplicates = _listed(path)
     assert entries == [
         Entry(f"{path.parent}/sub/a.jpg", "cat", BOXES),
         Entry("gs://bucket/b.jpg", None, None),
@@ -204,14 +269,14 @@ def test_relative_uris_are_relative_to_the_manifest_and_not_to_the_working_direc
 
 def test_two_spellings_of_one_path_are_one_image(manifest: Callable[..., Path]) -> None:
     path = manifest("m.txt", "a.jpg\n./a.jpg\nsub/../a.jpg\n../data/a.jpg\n")
-    entries, duplicates = list_images([str(path)])
+    entries, duplicates = _listed(path)
     assert [entry.uri for entry in entries] == [str(path.parent / "a.jpg")]
     assert duplicates == 3
 
 
 def test_quoted_cells_may_hold_separators_and_line_ends(manifest: Callable[..., Path]) -> None:
     path = manifest("m.csv", 'label,uri\n"a ""big"", dog","x, y.jpg"\n')
-    entries, _ = list_images([str(path)])
+    entries, _ = _listed(path)
     assert entries == [Entry(f"{path.parent}/x, y.jpg", 'a "big", dog')]
 
 
@@ -225,22 +290,22 @@ def test_a_label_that_is_a_number_is_kept_as_its_text(manifest: Callable[..., Pa
     path = manifest(
         "m.jsonl", '{"uri": "a.jpg", "label": 0}\n{"uri": "b.jpg", "label": 12}\n{"uri": "c.jpg", "label": ""}\n'
     )
-    assert [entry.label for entry in list_images([str(path)])[0]] == ["0", "12", None]
+    assert [entry.label for entry in _listed(path)[0]] == ["0", "12", None]
 
 
 def test_labels_come_from_the_named_column_from_the_folder_or_from_nowhere(manifest: Callable[..., Path]) -> None:
     path = str(manifest("m.csv", 'uri,label,breed,boxes\ncats/a.jpg,cat,siam,"[[1, 2, 3, 4]]"\n'))
-    found = {source: list_images([path], labels=source)[0][0] for source in LABEL_SOURCES}
+    found = {source: _listed(path, labels=source)[0][0] for source in LABEL_SOURCES}
     assert {source: entry.label for source, entry in found.items()} == {"column": "cat", "folder": "cats", "none": None}
     assert {entry.boxes for entry in found.values()} == {((1.0, 2.0, 3.0, 4.0),)}
-    assert list_images([path], label_column="breed")[0][0].label == "siam"
-    assert list_images([path], label_column="nowhere")[0][0].label is None
+    assert _listed(path, label_column="breed")[0][0].label == "siam"
+    assert _listed(path, label_column="nowhere")[0][0].label is None
 
 
 def test_the_folder_of_an_image_is_its_label_in_folders_too(tmp_path: Path) -> None:
     _touch(tmp_path, "cats/1.jpg", "dogs/deep/2.jpg")
-    assert [entry.label for entry in list_images([str(tmp_path)], labels="folder")[0]] == ["cats", "deep"]
-    assert [entry.label for entry in list_images([str(tmp_path)])[0]] == [None, None]
+    assert [entry.label for entry in _listed(tmp_path, labels="folder")[0]] == ["cats", "deep"]
+    assert [entry.label for entry in _listed(tmp_path)[0]] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +332,30 @@ def test_nonsense_for_boxes_is_told_with_its_row(manifest: Callable[..., Path], 
     assert repr(boxes) in message
 
 
+def test_of_a_parquet_manifest_only_the_columns_that_count_are_read(
+    manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = manifest("m.parquet", b"")
+    pq.write_table(pa.table({"pixels": [b"x" * 10], "uri": ["/a"], "breed": ["siam"], "label": ["cat"]}), path)
+    seen = []
+    monkeypatch.setattr(listing, "_entry", lambda row, *_: seen.append(row) or Entry(row["uri"]))
+    _listed(path, label_column="breed")
+    assert seen == [{"uri": "/a", "breed": "siam"}]
+
+
 # Errors
+
+
+def test_a_store_that_fails_half_way_is_told(manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(io.BytesIO):
+        def read1(self, size: int = -1) -> bytes:
+            if self.tell():
+                raise ConnectionError("the line is dead")
+            return super().read1(20)
+
+    path = manifest("m.txt", "a.jpg\n" * 10_000)
+    monkeypatch.setattr(storage, "open_file", lambda uri: Failing(path.read_bytes()))
+    assert _error(path) == f"the manifest {str(path)!r} cannot be read: ConnectionError: the line is dead"
 
 
 def test_a_manifest_without_the_column_uri_tells_which_it_has(manifest: Callable[..., Path]) -> None:

@@ -12,16 +12,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.geometry import Geometry, fit_view
-from pipeline.overlay import STYLES, color_table, encode_png, render_overlay
+from pipeline.geometry import Geometry, fit_view, project_map
+from pipeline.overlay import STYLES, color_table, draw_overlay, encode_png
+
+PALETTE = np.random.default_rng(9).integers(0, 256, (256, 4), np.uint8)  # RGBA
 
 
 def _open(data: bytes) -> np.ndarray:
+    """What a PNG says of each pixel: its RGB, or its index into the palette."""
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"
         image.verify()
     with Image.open(io.BytesIO(data)) as image:
+        assert image.mode in ("RGB", "P")
         return np.asarray(image)
+
+
+def _open_layer(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "P"
+        return np.asarray(image.convert("RGBA"))
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, rest = [], data[8:]
+    while rest:
+        (length,) = struct.unpack(">I", rest[:4])
+        name, body, checksum = rest[4:8], rest[8 : 8 + length], rest[8 + length : 12 + length]
+        assert checksum == struct.pack(">I", zlib.crc32(name + body))
+        chunks.append((name, body))
+        rest = rest[12 + length :]
+    return chunks
 
 
 def _geometry(mode: str, image_size: tuple[int, int], input_size: tuple[int, int] = (32, 32)) -> Geometry:
@@ -36,70 +58,100 @@ def _render(
     photograph: np.ndarray, values: np.ndarray, mode: str = "stretch", style: str = "blend", **options
 ) -> np.ndarray:
     geometry = _geometry(mode, (photograph.shape[1], photograph.shape[0]))
-    values = np.asarray(values, np.float32)
-    data = render_overlay(
-        Image.fromarray(photograph),
-        values,
-        geometry,
-        style,
-        options.get("colormap", "inferno"),
-        options.get("max_side"),
-    )
-    return _open(data)
+    values, colormap = np.asarray(values, np.float32), options.get("colormap", "inferno")
+    drawn = draw_overlay(Image.fromarray(photograph), values, geometry, style, colormap, options.get("max_side"))
+    data = encode_png(drawn, color_table(colormap))
+    return _open_layer(data) if style == "layer" else _open(data)
 
 
 # PNG
 
 
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("channels", [(3,), ()])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (3, 5), (64, 33), (500, 375)])
-def test_a_png_is_decoded_to_the_very_pixels(size: tuple[int, int], channels: int) -> None:
-    width, height = size
-    rng = np.random.default_rng(width)
+def test_a_png_is_decoded_to_the_very_pixels(size: tuple[int, int], channels: tuple[int, ...]) -> None:
+    shape = (*size[::-1], *channels)
     for pixels in (
-        rng.integers(0, 256, (height, width, channels), np.uint8),
-        np.zeros((height, width, channels), np.uint8),
-        np.full((height, width, channels), 255, np.uint8),
-        np.broadcast_to(np.arange(height, dtype=np.uint8)[:, None, None], (height, width, channels)),
+        np.random.default_rng(size[0]).integers(0, 256, shape, np.uint8),
+        np.zeros(shape, np.uint8),
+        np.full(shape, 255, np.uint8),
+        np.broadcast_to(np.arange(size[1], dtype=np.uint8).reshape(-1, *[1] * len(shape[1:])), shape),
     ):
-        found = _open(encode_png(pixels))
+        found = _open(encode_png(pixels, PALETTE.tobytes()))
         assert found.shape == pixels.shape
         np.testing.assert_array_equal(found, pixels)
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([3, 4]), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([(3,), ()]), st.integers(0, 2**32 - 1))
 @settings(deadline=None, derandomize=True, max_examples=100)
-def test_a_png_of_any_size_is_decoded_to_the_very_pixels(width: int, height: int, channels: int, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-    np.testing.assert_array_equal(_open(encode_png(pixels)), pixels)
+def test_a_png_of_any_size_is_decoded_to_the_very_pixels(width: int, height: int, channels: tuple, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, *channels), np.uint8)
+    np.testing.assert_array_equal(_open(encode_png(pixels, PALETTE.tobytes())), pixels)
 
 
-def test_pixels_may_lie_in_memory_in_any_way() -> None:
-    pixels = _photograph(20, 10)
+@pytest.mark.parametrize("pixels", [_photograph(20, 10), _photograph(20, 10)[..., 0]], ids=["RGB", "indices"])
+def test_pixels_may_lie_in_memory_in_any_way(pixels: np.ndarray) -> None:
     for view in (pixels[::-1], pixels[:, ::-1], pixels[..., ::-1], pixels[::2, ::3], np.asfortranarray(pixels)):
-        np.testing.assert_array_equal(_open(encode_png(view)), view)
+        np.testing.assert_array_equal(_open(encode_png(view, PALETTE.tobytes())), view)
+
+
+def test_indices_become_the_palettes_colours_and_opacities() -> None:
+    indices = np.random.default_rng(3).permutation(256).astype(np.uint8).reshape(8, 32)
+    found = _open_layer(encode_png(indices, PALETTE.tobytes()))
+    np.testing.assert_array_equal(found, PALETTE[indices])
 
 
 def test_a_png_follows_the_standard_byte_by_byte() -> None:
     pixels = np.array([[[1, 2, 3], [4, 5, 6]], [[2, 2, 2], [4, 4, 7]]], np.uint8)
-    data = encode_png(pixels)
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, rest = [], data[8:]
-    while rest:
-        (length,) = struct.unpack(">I", rest[:4])
-        name, body, checksum = rest[4:8], rest[8 : 8 + length], rest[8 + length : 12 + length]
-        assert checksum == struct.pack(">I", zlib.crc32(name + body))
-        chunks.append((name, body))
-        rest = rest[12 + length :]
+    chunks = _chunks(encode_png(pixels))
     assert [name for name, _ in chunks] == [b"IHDR", b"IDAT", b"IEND"]
     assert chunks[0][1] == struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0)
     # zlib of the standard library reads the body; filter 2 is the difference to the row above, modulo 256.
     assert zlib.decompress(chunks[1][1]) == bytes([2, 1, 2, 3, 4, 5, 6, 2, 1, 0, 255, 0, 255, 1])
 
 
+def test_a_png_of_indices_follows_the_standard_byte_by_byte() -> None:
+    chunks = _chunks(encode_png(np.array([[5, 7, 4], [0, 0, 255]], np.uint8), PALETTE.tobytes()))
+    assert [name for name, _ in chunks] == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]  # in the standard's order
+    bodies = dict(chunks)
+    assert bodies[b"IHDR"] == struct.pack(">IIBBBBB", 3, 2, 8, 3, 0, 0, 0)
+    assert bodies[b"PLTE"] == bytes(PALETTE[:, :3].ravel())
+    assert bodies[b"tRNS"] == bytes(PALETTE[:, 3])
+    # Filter 1 is the difference to the pixel on the left, modulo 256.
+    assert zlib.decompress(bodies[b"IDAT"]) == bytes([1, 5, 2, 253, 1, 0, 0, 255])
+
+
+def test_the_palette_is_no_part_of_a_png_of_rgb_pixels() -> None:
+    pixels = _photograph(20, 10)
+    assert encode_png(pixels, PALETTE.tobytes()) == encode_png(pixels)
+
+
+@pytest.mark.parametrize("channels", [(3,), ()])
+def test_a_reader_that_remembers_no_more_than_the_header_says_reads_all(channels: tuple[int, ...]) -> None:
+    # Filtered rows that repeat after 300 bytes and after 3,000: deflate is to refer to the near ones only.
+    block = np.random.default_rng(0).integers(0, 256, (10, 300), np.uint8)
+    rows = np.tile(block, (4, 10)).cumsum(axis=0 if channels else 1, dtype=np.uint8)
+    data = dict(_chunks(encode_png(rows.reshape(40, -1, *channels), PALETTE.tobytes())))[b"IDAT"]
+    assert len(data) < 0.9 * rows.size  # it refers to something: the rows are noise
+    window = 8 + (data[0] >> 4)  # zlib's header: the logarithm of the window's size, less 8
+    assert window == 9
+    reader, found, rest = zlib.decompressobj(window), b"", data
+    while not reader.eof:
+        found += reader.decompress(rest, 64)  # a few bytes at a time: the rest must come from the window
+        rest = reader.unconsumed_tail
+    assert found == zlib.decompress(data)
+    assert len(found) == rows.size + 40
+
+
 def test_a_smooth_picture_becomes_a_small_file() -> None:
     smooth = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 256, 3))
     assert len(encode_png(smooth)) < smooth.size / 50
+
+
+def test_the_layer_of_a_coarse_map_is_a_small_file() -> None:
+    values = np.random.default_rng(4).random((7, 7)).astype(np.float32)
+    indices = draw_overlay(None, values, _geometry("stretch", (500, 375)), "layer", "inferno", None)
+    assert len(encode_png(indices, color_table("inferno"))) < indices.size / 8
 
 
 # Colour maps
@@ -114,20 +166,20 @@ def test_a_smooth_picture_becomes_a_small_file() -> None:
     ],
 )
 def test_a_colour_table_runs_from_the_maps_first_colour_to_its_last(name: str, first: tuple, last: tuple) -> None:
-    colors, opacity = color_table(name)
-    assert (len(colors), len(opacity)) == (768, 256)
-    np.testing.assert_allclose(list(colors[:3]), first, atol=1)
-    np.testing.assert_allclose(list(colors[-3:]), last, atol=1)
+    np.testing.assert_allclose(_table(name)[[0, -1], :3], [first, last], atol=1)
 
 
 def test_opacity_is_as_strong_as_the_map_up_to_85_percent() -> None:
-    _, opacity = color_table("viridis")
-    np.testing.assert_allclose(opacity, 0.85 * np.arange(256), atol=0.5)
+    np.testing.assert_allclose(_table("viridis")[:, 3], 0.85 * np.arange(256), atol=0.5)
 
 
-def _lightness(colors: bytes) -> np.ndarray:
+def _table(name: str) -> np.ndarray:
+    return np.frombuffer(color_table(name), np.uint8).reshape(256, 4)
+
+
+def _lightness(colors: np.ndarray) -> np.ndarray:
     """CIE L*, 0 to 100, of sRGB bytes."""
-    srgb = np.frombuffer(colors, np.uint8).reshape(-1, 3) / 255
+    srgb = colors / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     y = linear @ [0.2126, 0.7152, 0.0722]
     return np.where(y > 0.008856, 116 * np.cbrt(y) - 16, 903.3 * y)
@@ -135,7 +187,7 @@ def _lightness(colors: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["inferno", "viridis", "cividis", "magma", "gray"])
 def test_a_stronger_value_is_never_darker_in_the_maps_that_are_recommended(name: str) -> None:
-    lightness = _lightness(color_table(name)[0])
+    lightness = _lightness(_table(name)[:, :3])
     assert np.diff(lightness).min() > -0.4, "beyond the rounding to bytes"
     assert lightness[-1] - lightness[0] > 60
 
@@ -178,7 +230,7 @@ def test_a_blend_is_the_maps_colour_by_the_maps_strength_over_the_photograph(col
     photograph = _photograph(30, 20)
     found = _render(photograph, np.full((3, 3), value), colormap=colormap)
     index = round(255 * value)
-    color = np.frombuffer(color_table(colormap)[0], np.uint8).reshape(256, 3)[index]
+    color = _table(colormap)[index, :3]
     alpha = 0.85 * index / 255
     np.testing.assert_allclose(found.astype(float), alpha * color + (1 - alpha) * photograph, atol=1.5)
 
@@ -196,15 +248,25 @@ def test_a_strong_place_takes_the_maps_brightest_colour_and_a_weak_one_keeps_the
 
 @pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
 def test_the_alpha_of_a_layer_is_the_maps_strength(mode: str) -> None:
-    from pipeline.geometry import project_map
-
     values = np.random.default_rng(6).random((5, 7)).astype(np.float32)
     layer = _render(_photograph(70, 41), values, mode, "layer", colormap="viridis")
     heat = np.rint(255 * project_map(values, _geometry(mode, (70, 41)))).astype(int)
     assert layer.shape == (41, 70, 4)
     np.testing.assert_allclose(layer[..., 3].astype(int), 0.85 * heat, atol=0.5)
-    table = np.frombuffer(color_table("viridis")[0], np.uint8).reshape(256, 3)
-    np.testing.assert_array_equal(layer[..., :3], table[heat])
+    np.testing.assert_array_equal(layer[..., :3], _table("viridis")[heat, :3])
+
+
+@pytest.mark.parametrize("size", [(70, 41), (500, 375), (1, 9)])
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
+def test_a_layer_is_drawn_as_the_maps_levels_whatever_the_colours(mode: str, size: tuple[int, int]) -> None:
+    values, geometry = np.random.default_rng(8).uniform(-0.2, 1.2, (6, 7)).astype(np.float32), _geometry(mode, size)
+    levels = np.rint(255 * np.clip(project_map(values, geometry), 0, 1)).astype(int)
+    found = draw_overlay(None, values, geometry, "layer", "viridis", None)
+    assert (found.shape, found.dtype) == (size[::-1], np.uint8)
+    # A value that lies half-way between two levels, to the last bit of float32, may fall to either.
+    assert (found != levels).mean() <= 1e-4
+    assert np.abs(found - levels).max() <= 1
+    np.testing.assert_array_equal(found, draw_overlay(None, values, geometry, "layer", "gray", None))
 
 
 def test_a_layer_over_the_photograph_is_the_blend() -> None:
@@ -214,6 +276,25 @@ def test_a_layer_over_the_photograph_is_the_blend() -> None:
     below = Image.fromarray(photograph).convert("RGBA")
     composed = np.asarray(Image.alpha_composite(below, layer).convert("RGB"))
     np.testing.assert_allclose(blend.astype(int), composed.astype(int), atol=1)
+
+
+def _render_slowly(photograph: np.ndarray, values: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The whole map in floating point, one rounding to a colour's index, and one to a grey level."""
+    index = np.rint(255 * np.clip(project_map(values, geometry), 0, 1)).astype(int)
+    color, alpha = _table("inferno")[index, :3], _table("inferno")[index, 3:] / 255
+    return np.rint(alpha * color + (1 - alpha) * photograph)
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(61, 40), (40, 61), (333, 500), (501, 375), (1, 9), (300, 3)])
+def test_a_blend_is_that_of_the_slow_definition_within_one_grey_level(mode: str, size: tuple[int, int]) -> None:
+    photograph = _photograph(*size)
+    values = np.random.default_rng(8).uniform(-0.2, 1.2, (7, 6)).astype(np.float32)
+    expected = _render_slowly(photograph, values, _geometry(mode, size))
+    difference = np.abs(_render(photograph, values, mode).astype(int) - expected)
+    # A value that lies on the border of two indices, to the last bit of float32, may fall to either.
+    assert (difference > 1).mean() <= 1e-4
+    assert difference.max() <= 3
 
 
 def test_values_beyond_the_range_are_clipped_and_do_not_wrap() -> None:
@@ -245,11 +326,48 @@ def test_a_smaller_overlay_shows_the_map_in_the_same_place() -> None:
     assert small[:, 40:].max() == 0
 
 
-def test_rendering_leaves_the_photograph_of_the_caller_alone() -> None:
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(800, 640), (801, 641)])  # the last pixels of the latter stand for a line each
+def test_a_smaller_overlay_may_come_from_a_smaller_photograph(mode: str, size: tuple[int, int]) -> None:
+    ramp = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), axis=-1) / max(size)
+    pixels = np.uint8(255 * np.concatenate([ramp, ramp[..., :1] > 0.9], axis=-1))
+    padded = np.pad(pixels, ((0, -size[1] % 8), (0, -size[0] % 8), (0, 0)), mode="edge")
+    reduced = Image.fromarray(padded).reduce(8)
+    values, geometry = np.random.default_rng(1).random((5, 5)).astype(np.float32), _geometry(mode, size)
+    whole, part = (
+        draw_overlay(picture, values, geometry, "blend", "inferno", 30, reduction).astype(int)
+        for picture, reduction in ((Image.fromarray(pixels), 1), (reduced, 8))
+    )
+    assert whole.shape == part.shape == (24, 30, 3)
+    assert np.abs(whole - part).mean() < 0.5
+    assert np.abs(whole - part).max() <= 10
+
+
+@pytest.mark.parametrize("size", [(3000, 4), (4, 3000)])
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad"])
+def test_a_long_and_thin_image_has_a_small_overlay_too(size: tuple[int, int], mode: str) -> None:
+    found = _render(_photograph(*size), np.ones((3, 3)), mode, "layer", max_side=20)
+    assert sorted(found.shape[:2]) == [1, 20]
+    opaque = int((found[..., 3] == 217).sum())
+    assert opaque == (1 if mode == "crop" else 20)
+
+
+def test_a_layer_needs_no_photograph() -> None:
+    values, geometry = np.random.default_rng(2).random((4, 4)).astype(np.float32), _geometry("crop", (70, 50))
+    for max_side in (None, 30):
+        with_it, without = (
+            draw_overlay(picture, values, geometry, "layer", "inferno", max_side)
+            for picture in (Image.fromarray(_photograph(70, 50)), None)
+        )
+        np.testing.assert_array_equal(with_it, without)
+
+
+def test_drawing_leaves_the_photograph_of_the_caller_alone() -> None:
     photograph = Image.fromarray(_photograph(64, 64))
     before = photograph.tobytes()
     for style in ("blend", "layer"):
-        render_overlay(photograph, np.ones((2, 2), np.float32), _geometry("pad", (64, 64)), style, "gray", 16)
+        for max_side in (None, 16):
+            draw_overlay(photograph, np.ones((2, 2), np.float32), _geometry("pad", (64, 64)), style, "gray", max_side)
     assert photograph.size == (64, 64)
     assert photograph.tobytes() == before
 

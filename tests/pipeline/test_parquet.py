@@ -266,34 +266,65 @@ def manifest(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return storage.join(folder, "manifest.parquet")
 
 
-@pytest.mark.parametrize(("count", "shard_size"), [(1, 4), (4, 4), (5, 4), (19, 4), (3, 1), (3, 256)])
+def _write_manifest(uri: str, entries: list[Entry], shard_size: int, metadata: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_manifest(buffer, iter(entries), shard_size, metadata)
+    storage.write_bytes(uri, buffer.getvalue())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("count", "shard_size"), [(1, 4), (4, 4), (5, 4), (19, 4), (3, 1), (3, 256), (9001, 100), (8192, 256), (8193, 5000)]
+)
 def test_a_manifest_comes_back_exactly_and_a_shard_is_its_slice(manifest: str, count: int, shard_size: int) -> None:
     entries = _entries(count)
-    storage.write_bytes(manifest, parquet.encode_manifest(entries, shard_size, METADATA))
+    _write_manifest(manifest, entries, shard_size, METADATA)
     assert list(parquet.read_manifest(manifest)) == entries
     n_shards = math.ceil(count / shard_size)
-    shards = [parquet.read_manifest_shard(manifest, shard) for shard in range(n_shards)]
-    assert shards == [entries[i * shard_size : (i + 1) * shard_size] for i in range(n_shards)]
+    for shard in {0, 1, n_shards // 2, n_shards - 2, n_shards - 1} & set(range(n_shards)):
+        expected = entries[shard * shard_size : (shard + 1) * shard_size]
+        assert parquet.read_manifest_shard(manifest, shard) == expected
     assert parquet.read_metadata(manifest) == METADATA
 
 
-def test_a_manifest_has_a_row_group_a_shard(manifest: str) -> None:
-    data = parquet.encode_manifest(_entries(19), 4, {})
-    file = pq.ParquetFile(io.BytesIO(data))
-    groups = [file.read_row_group(i)["shard"].to_pylist() for i in range(file.num_row_groups)]
-    assert groups == [[0] * 4, [1] * 4, [2] * 4, [3] * 4, [4] * 3]
-    table = file.read()
-    assert table["id"].to_pylist() == [image_id(entry.uri) for entry in _entries(19)]
+@pytest.mark.parametrize(
+    ("shard_size", "groups"), [(256, [4096, 4096, 809]), (1000, [4000, 4000, 1001]), (5000, [5000, 4001])]
+)
+def test_a_row_group_of_a_manifest_holds_whole_shards(manifest: str, shard_size: int, groups: list[int]) -> None:
+    file = pq.ParquetFile(io.BytesIO(_write_manifest(manifest, _entries(9001), shard_size, {})))
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == groups
+    shards = [set(file.read_row_group(i)["shard"].to_pylist()) for i in range(file.num_row_groups)]
+    assert set.union(*shards) == set(range(math.ceil(9001 / shard_size)))
+    assert sum(map(len, shards)) == len(set.union(*shards))
+    assert file.read()["id"].to_pylist() == [image_id(entry.uri) for entry in _entries(9001)]
 
 
-def test_a_manifest_of_a_large_shard_still_has_one_row_group_a_shard() -> None:
-    entries = [Entry(str(i)) for i in range(300_001)]
-    file = pq.ParquetFile(io.BytesIO(parquet.encode_manifest(entries, 150_000, {})))
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [150_000, 150_000, 1]
+def test_a_manifest_with_a_row_group_a_shard_is_read_too(manifest: str) -> None:
+    """As runs have them that were begun by an earlier program."""
+    entries = _entries(19)
+    table = pq.read_table(io.BytesIO(_write_manifest(manifest, entries, 4, {})))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=4)
+    storage.write_bytes(manifest, buffer.getvalue())
+    assert [parquet.read_manifest_shard(manifest, shard) for shard in range(5)] == [
+        entries[i : i + 4] for i in range(0, 19, 4)
+    ]
+
+
+def test_a_copy_of_a_manifest_has_the_same_rows_and_its_own_metadata(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")
+    parquet.write_manifest(first, _entries(9001), 256, {})
+    parquet.copy_manifest(first, second, METADATA)
+    assert list(parquet.read_manifest(second)) == _entries(9001)
+    assert (parquet.read_metadata(first), parquet.read_metadata(second)) == ({}, METADATA)
+    assert pq.ParquetFile(second).num_row_groups == pq.ParquetFile(first).num_row_groups == 3
+    whole = str(tmp_path / "3.parquet")
+    parquet.write_manifest(whole, _entries(9001), 256, METADATA)
+    assert Path(second).read_bytes() == Path(whole).read_bytes()
 
 
 def test_boxes_come_back_within_the_precision_of_float32(manifest: str) -> None:
-    storage.write_bytes(manifest, parquet.encode_manifest([Entry("a", None, ((0.1, 1 / 3, 1234.56, 7.0),))], 1, {}))
+    _write_manifest(manifest, [Entry("a", None, ((0.1, 1 / 3, 1234.56, 7.0),))], 1, {})
     (entry,) = parquet.read_manifest(manifest)
     np.testing.assert_allclose(entry.boxes, [(0.1, 1 / 3, 1234.56, 7.0)], rtol=1e-7)
 
@@ -336,13 +367,13 @@ def test_rows_of_any_file_of_a_user_are_read() -> None:
     import pandas as pd
 
     buffer = io.BytesIO()
-    pd.DataFrame({"uri": ["a", "b"], "label": ["cat", None], "boxes": [[[1.0, 2.0, 3.0, 4.0]], None]}).to_parquet(
-        buffer
-    )
-    assert list(parquet.read_rows(buffer.getvalue())) == [
+    frame = pd.DataFrame({"uri": ["a", "b"], "label": ["cat", None], "boxes": [[[1.0, 2.0, 3.0, 4.0]], None]})
+    frame.assign(more=[1, 2]).to_parquet(buffer)
+    assert list(parquet.read_rows(buffer, ("uri", "breed", "boxes", "label"))) == [
         {"uri": "a", "label": "cat", "boxes": [[1.0, 2.0, 3.0, 4.0]]},
         {"uri": "b", "label": None, "boxes": None},
     ]
+    assert next(parquet.read_rows(buffer, ("url", "label"))).keys() == {"uri", "label", "boxes", "more"}
 
 
 def test_an_id_is_the_start_of_the_hash_of_the_uri() -> None:

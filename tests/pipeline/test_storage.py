@@ -74,6 +74,35 @@ def test_writing_again_replaces_the_content(base: str) -> None:
     assert storage.read_bytes(uri) == b"short"
 
 
+def test_a_local_file_is_copied_whole_and_replaces_what_was_there(base: str, tmp_path: Path) -> None:
+    source, uri = tmp_path / "source", storage.join(base, "sub", "[1] copy.bin")
+    storage.write_bytes(uri, b"before")
+    for content in (os.urandom(3_000_000), b""):
+        source.write_bytes(content)
+        storage.write_file(uri, str(source))
+        assert storage.read_bytes(uri) == content
+        assert source.read_bytes() == content
+    assert storage.list_files(storage.join(base, "sub")) == [uri]
+
+
+def test_a_copy_that_fails_keeps_the_old_content(tmp_path: Path) -> None:
+    uri = str(tmp_path / "kept.bin")
+    storage.write_bytes(uri, b"before")
+    with pytest.raises(FileNotFoundError):
+        storage.write_file(uri, str(tmp_path / "nowhere"))
+    assert storage.read_bytes(uri) == b"before"
+    assert _leftovers(tmp_path) == []
+
+
+def test_a_file_is_read_bit_by_bit(base: str) -> None:
+    uri = storage.join(base, "lines.txt")
+    storage.write_bytes(uri, b"one\ntwo\nthree")
+    with storage.open_file(uri) as file:
+        assert (file.read(3), file.readline(), list(file)) == (b"one", b"\n", [b"two\n", b"three"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        storage.open_file(storage.join(base, "nowhere"))
+
+
 def test_an_empty_file_is_a_file(base: str) -> None:
     uri = storage.join(base, "empty")
     storage.write_bytes(uri, b"")
