@@ -145,7 +145,7 @@ class Explainer:
         self.preprocess = _as_preprocess(preprocess)
         self.precision = precision
         self._check()
-        self.exposed, self.deviation = self._cheaper(fold)
+        self.exposed, self.deviation = self._cheaper(fold, jit is True)
         self.jit = _faster_with_xla(self) if jit == "auto" else jit
         self._lock = threading.Lock()
         self._program = self.compile(self.jit)
@@ -207,11 +207,11 @@ class Explainer:
                     logger.warning("a batch of %d does not fit in memory: halved to %d", program.size, self.batch_size)
                     self._program = self.compile(self.jit)
 
-    def _cheaper(self, fold: bool) -> tuple[Exposed, float]:
+    def _cheaper(self, fold: bool, xla: bool) -> tuple[Exposed, float]:
         """The exposed model with cheaper steps of the same value, and how far its logits are off."""
         cheaper, deviation = self.exposed, 0.0
         if fold:
-            cheaper = folded(self.exposed)
+            cheaper = folded(self.exposed, xla)
             deviation = self._deviation(cheaper)
             if not deviation <= FOLDING_BOUND:  # NaN too
                 logger.warning("BatchNorm is not folded: it would change logits by %.1e of the largest", deviation)

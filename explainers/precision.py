@@ -62,8 +62,10 @@ def lowered(exposed: Exposed, dtype: str) -> Exposed:
 
 def _lower(step: Step, dtype: str) -> Step:
     operation = step.operation
-    if folding.normalizes_channels(step) and len(step.inputs[0].shape) == 4:
-        return replace(step, operation=Normalized(operation, dtype), args=step.inputs, kwargs={})
+    normalizes = folding.normalizes_channels(step) and len(step.inputs[0].shape) == 4
+    if normalizes or isinstance(operation, folding.Scaled):
+        layer = getattr(operation, "layer", operation)
+        return replace(step, operation=Normalized(layer, dtype), args=step.inputs, kwargs={})
     if isinstance(operation, View):
         return replace(step, operation=operation.with_attributes(_dtype_policy=keras.DTypePolicy(f"mixed_{dtype}")))
     if isinstance(operation, keras.layers.Layer) and not any(map(_stays, operation._flatten_layers())):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -46,10 +47,10 @@ MEASURED_SIDE = 512  # maps are compared with boxes at this size: a gigapixel ph
 
 RANKED = 5  # targets beyond so many best classes, or beyond the requested top, get the rank -1
 
-IN_FLIGHT = 16  # images that are being read, and as many whose overlays are being written: stores answer late
+IN_FLIGHT = 16  # images that are read at a time from an object store, which answers late, and overlays written to it
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Threads that compute at a time on either side of the model; more would only take turns."""
+"""Threads that compute at a time on either side of the model; more would take turns, and a tenth of the time for it."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -98,11 +99,16 @@ def process_shards(
         The content of each shard's marker, which was written last: a shard is done if and only if it is there.
     """
     ahead, behind = threading.Semaphore(CORES), threading.Semaphore(CORES)
-    jobs = (ShardJob(worker, layout, number, entries, resumed, ahead, behind) for number, entries in shards)
+    shards = iter(shards)
+    first = list(itertools.islice(shards, 1))
+    jobs = (
+        ShardJob(worker, layout, number, entries, resumed, ahead, behind)
+        for number, entries in itertools.chain(first, shards)
+    )
     batch = worker.config.batch_size
     with (
-        ThreadPoolExecutor(IN_FLIGHT) as loaders,
-        ThreadPoolExecutor(IN_FLIGHT) as recorders,
+        _pool_for(entry.uri for _, entries in first for entry in entries) as loaders,
+        _pool_for([layout.output]) as recorders,
         ThreadPoolExecutor(1) as committer,
     ):
         tasks = ((job, entry) for job in jobs for entry in job.entries)
@@ -111,6 +117,11 @@ def process_shards(
         outcomes = map_ahead(recorders, lambda task: (task[0], task[0].make_record(task[1])), explained, batch)
         complete = _collect(outcomes, progress)
         yield from map_ahead(committer, ShardJob.commit, complete, 2)
+
+
+def _pool_for(uris: Iterable[str]) -> ThreadPoolExecutor:
+    """Threads for work on files: as many as compute, and more where they wait for an object store."""
+    return ThreadPoolExecutor(CORES if all(map(storage.is_local, uris)) else max(CORES, IN_FLIGHT))
 
 
 def explain(loaded: Iterable[tuple[ShardJob, Loaded | Failure]]) -> Iterator[tuple[ShardJob, Explained | Failure]]:
