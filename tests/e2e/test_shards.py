@@ -1,0 +1,147 @@
+"""Shards as a stream: nothing waits for a commit, batches stay inside their shard, and every second is booked."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import RunConfig, open_run, run_job, shard
+from pipeline.layout import RunLayout
+from pipeline.records import Entry
+from pipeline.shard import process_shards
+from pipeline.timing import STAGES, describe_timings
+from pipeline.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_model_path) -> Worker:
+    return Worker(RunConfig(("-",), tiny_model_path, "-", preprocess="tf", jit="off", batch_size=4))
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory) -> list[Entry]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(24):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return [Entry(str(path)) for path in sorted(folder.iterdir())]
+
+
+def cut(entries: list[Entry], size: int) -> list[tuple[int, list[Entry]]]:
+    return [(i // size, entries[i : i + size]) for i in range(0, len(entries), size)]
+
+
+def test_markers_come_in_order_each_after_its_files(worker, entries, tmp_path) -> None:
+    layout = RunLayout(str(tmp_path))
+    for number, marker in enumerate(process_shards(cut(entries, 5), worker, layout)):
+        assert (marker["shard"], marker["records"]) == (number, 5 if number < 4 else 4)
+        assert json.loads(Path(layout.uri(layout.marker(number))).read_text()) == marker
+        assert all(Path(layout.uri(path)).exists() for path in marker["files"])
+    assert number == 4
+
+
+def test_the_next_shard_is_explained_while_one_is_being_committed(worker, entries, tmp_path, monkeypatch) -> None:
+    went_on, commit = threading.Event(), shard.ShardJob.commit
+
+    def commit_slowly(job):
+        if job.number == 0:
+            assert went_on.wait(30), "the model waited for the commit"
+        return commit(job)
+
+    def explain(images, targets):
+        calls.append(len(images))
+        if len(calls) == 3:  # the first batch of the second shard
+            went_on.set()
+        return Worker.explain(worker, images, targets)
+
+    calls: list[int] = []
+    monkeypatch.setattr(shard.ShardJob, "commit", commit_slowly)
+    monkeypatch.setattr(worker, "explain", explain)
+    markers = list(process_shards(cut(entries[:16], 8), worker, RunLayout(str(tmp_path))))
+    assert [marker["records"] for marker in markers] == [8, 8]
+
+
+def test_images_of_the_next_shard_are_read_before_the_model_has_seen_this_one(worker, entries, tmp_path) -> None:
+    pulled = []
+
+    def arriving() -> Iterator[tuple[int, list[Entry]]]:
+        for number, part in cut(entries, 4):
+            pulled.append(number)
+            yield number, part
+
+    stream = process_shards(arriving(), worker, RunLayout(str(tmp_path)))
+    next(stream)
+    assert pulled[-1] >= 3  # a batch is a shard here, and twenty images are under way beside it
+
+
+def test_a_batch_holds_images_of_one_shard(worker, entries, tmp_path, monkeypatch) -> None:
+    sizes: list[int] = []
+
+    def explain(images, targets):
+        sizes.append(len(images))
+        return Worker.explain(worker, images, targets)
+
+    monkeypatch.setattr(worker, "explain", explain)
+    list(process_shards(cut(entries, 6), worker, RunLayout(str(tmp_path))))
+    assert sizes == [4, 2] * 4  # so that a shard's numbers do not depend on its neighbours
+
+
+def test_a_shard_of_failures_alone_stands_between_others(worker, entries, tmp_path) -> None:
+    missing = [Entry(str(tmp_path / f"{i}.png")) for i in range(3)]
+    shards = [(0, entries[:3]), (1, missing), (2, [missing[0], entries[3], missing[1]]), (3, missing[:1])]
+    markers = list(process_shards(shards, worker, RunLayout(str(tmp_path / "run"))))
+    assert [(m["records"], m["failures"]) for m in markers] == [(3, 0), (0, 3), (1, 2), (0, 1)]
+
+
+def test_no_shards_are_no_markers(worker, tmp_path) -> None:
+    assert list(process_shards([], worker, RunLayout(str(tmp_path)))) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", ["commit", "explain"])
+def test_what_breaks_a_shard_reaches_the_caller_and_earlier_ones_stay(
+    broken, worker, entries, tmp_path, monkeypatch
+) -> None:
+    commit = shard.ShardJob.commit
+
+    def fail_at_two(job):
+        if job.number == 2:
+            raise OSError("no space left")
+        return commit(job)
+
+    def fail_later(images, targets):
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError("no space left")
+        return Worker.explain(worker, images, targets)
+
+    calls: list[int] = []
+    if broken == "commit":
+        monkeypatch.setattr(shard.ShardJob, "commit", fail_at_two)
+    else:
+        monkeypatch.setattr(worker, "explain", fail_later)
+    layout = RunLayout(str(tmp_path))
+    with pytest.raises(OSError, match="no space left"):
+        list(process_shards(cut(entries, 8), worker, layout))
+    done = {path.stem for path in Path(layout.uri("shards")).glob("*.json")}
+    assert done >= {"00000"}
+    assert "00002" not in done
+
+
+def test_every_second_of_a_run_is_in_its_markers_and_its_summary(photographs, tiny_model_path, tmp_path) -> None:
+    config = RunConfig((str(photographs / "manifest.jsonl"),), tiny_model_path, str(tmp_path / "run"), preprocess="tf",
+                       jit="off", shard_size=5, batch_size=4)  # fmt: skip
+    summary = run_job(config, [])
+    markers = [json.loads(path.read_text()) for path in sorted(Path(config.output, "shards").glob("*.json"))]
+    for stage in ("read", "decode", "preprocess", "model", "codec", "overlay", "encode", "write"):
+        assert summary["seconds_by_stage"][stage] == pytest.approx(sum(m["seconds"][stage] for m in markers), abs=2e-3)
+        assert all(marker["seconds"][stage] >= 0 <= marker["waiting"][stage] for marker in markers)
+    assert set(summary["seconds_by_stage"]) <= set(STAGES)
+    assert summary["waiting_by_stage"]["model"] == pytest.approx(sum(summary["model_waits"].values()), abs=5e-3)
+    assert summary["bottleneck"] in STAGES
+    assert summary["smallest_batch"] == 4
+    assert any("<- bottleneck" in line for line in describe_timings(open_run(config.output).summary))
