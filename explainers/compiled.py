@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from explainers.errors import InputError
-from explainers.folding import folded
+from explainers.folding import folded, has_scaled
 from explainers.inspection import Exposed, as_inputs, ensure_exposed
 from explainers.methods.noise import image_seeds
 from explainers.methods.registry import Method
@@ -110,9 +110,11 @@ class Explainer:
         metrics: names in `FAITHFULNESS` to measure every map by.
         jit: True compiles with XLA, False does not, "auto" times both once and keeps the faster.
         fold: whether to fold inference BatchNorm into the layers ahead of it: the same numbers within float32's
-            rounding, which is checked, in as little as half the time. The weights are then those of now.
+            rounding, which is checked, in as little as half the time. Weights are then copied now: after training make
+            a new Explainer, since an old one mixes old kernels with new ones.
         precision: what the stem computes in, of `PRECISIONS`. The head, gradients and maps stay float32, and methods
-            that look at every layer (guided backpropagation, FullGrad, fixations) compute as the model does.
+            that look at every layer (guided backpropagation, FullGrad, fixations) compute as the model does. Below
+            float32 BatchNorms are copied, too.
 
     Attributes:
         batch_size: what the program takes at a time: what was asked for, or what fits.
@@ -139,6 +141,7 @@ class Explainer:
     ):
         self.methods = {name: get_method(name) for name in methods}
         self.exposed = ensure_exposed(exposed, spatial=any(method.spatial for method in self.methods.values()))
+        self._source = self.exposed
         self.top_k, self.batch_size, self.metrics = top_k, batch_size, tuple(metrics)
         self.largest_batch = batch_size
         self.input_shape = _input_shape(self.exposed, input_shape)
@@ -146,7 +149,10 @@ class Explainer:
         self.precision = precision
         self._check()
         self.exposed, self.deviation = self._cheaper(fold, jit is True)
+        self._for_xla = self._cheaper(fold, xla=True)[0] if jit == "auto" and has_scaled(self.exposed) else self.exposed
         self.jit = _faster_with_xla(self) if jit == "auto" else jit
+        # What XLA computes is the same whether it was chosen here or asked for: a resumed run must not differ.
+        self.exposed = self._for_xla if self.jit else self.exposed
         self._lock = threading.Lock()
         self._program = self.compile(self.jit)
 
@@ -187,7 +193,7 @@ class Explainer:
             tf.TensorSpec((size, *self.input_shape), tf.uint8),
             tf.TensorSpec((size, self.top_k), tf.int32),
         ]
-        explain = functools.partial(self._explain, whole)
+        explain = functools.partial(self._explain, whole, self._for_xla if jit else self.exposed)
         # The concrete function, traced here and now: threads that call it later can never trace it a second time.
         function = tf.function(explain, jit_compile=jit, autograph=False).get_concrete_function(*signature)
         return Program(function, *(tuple(spec.shape) for spec in signature))
@@ -209,13 +215,13 @@ class Explainer:
 
     def _cheaper(self, fold: bool, xla: bool) -> tuple[Exposed, float]:
         """The exposed model with cheaper steps of the same value, and how far its logits are off."""
-        cheaper, deviation = self.exposed, 0.0
+        cheaper, deviation = self._source, 0.0
         if fold:
-            cheaper = folded(self.exposed, xla)
+            cheaper = folded(self._source, xla)
             deviation = self._deviation(cheaper)
             if not deviation <= FOLDING_BOUND:  # NaN too
                 logger.warning("BatchNorm is not folded: it would change logits by %.1e of the largest", deviation)
-                cheaper, deviation = self.exposed, 0.0
+                cheaper, deviation = self._source, 0.0
         if self.precision != "float32":
             cheaper = lowered(cheaper, self.precision)
             deviation = self._deviation(cheaper)
@@ -223,11 +229,11 @@ class Explainer:
 
     def _deviation(self, cheaper: Exposed) -> float:
         """The largest difference of two models' logits for two images of noise, as a share of the largest logit."""
-        if cheaper.computing is self.exposed.computing:
+        if cheaper.computing is self._source.computing:
             return 0.0
         pixels = np.random.default_rng(0).integers(0, 256, (2, *self.input_shape))
-        noise = as_inputs(self.exposed, self.preprocess(tf.constant(pixels, tf.float32)))
-        want = self.exposed(noise)[0].numpy()
+        noise = as_inputs(self._source, self.preprocess(tf.constant(pixels, tf.float32)))
+        want = self._source(noise)[0].numpy()
         try:
             got = cheaper(noise)[0].numpy()
         except tf.errors.NotFoundError as error:  # a kernel that this device does not have
@@ -238,14 +244,14 @@ class Explainer:
     def _has_few_passes(self) -> bool:
         return not self.metrics and not any(method.expanding for method in self.methods.values())
 
-    def _explain(self, whole: bool, images: tf.Tensor, targets: tf.Tensor) -> Results:
+    def _explain(self, whole: bool, exposed: Exposed, images: tf.Tensor, targets: tf.Tensor) -> Results:
         methods = {name: method for name, method in self.methods.items() if whole or not method.expanding}
         inputs = self.preprocess(tf.cast(images, tf.float32))
-        signals = keras.tree.flatten(self.exposed.split(as_inputs(self.exposed, inputs)))
+        signals = keras.tree.flatten(exposed.split(as_inputs(exposed, inputs)))
         combines = {name: method.combine for name, method in methods.items() if method.combine is not None}
         logits, chosen, maps = combine_methods(
             combines,
-            self.exposed,
+            exposed,
             signals,
             lambda y: _choose(y, targets),
             self.top_k,
@@ -256,24 +262,26 @@ class Explainer:
         seeds = image_seeds(images)
         for name, method in methods.items():
             if name not in combines:
-                maps[name] = self._own_passes(method, inputs, chosen, seeds)
-        measured = {name: self._measure(inputs, chosen, values) for name, values in maps.items() if whole}
+                maps[name] = self._own_passes(exposed, method, inputs, chosen, seeds)
+        measured = {name: self._measure(exposed, inputs, chosen, values) for name, values in maps.items() if whole}
         return logits, chosen, {name: maps[name] for name in methods}, measured
 
-    def _measure(self, inputs: tf.Tensor, chosen: tf.Tensor, maps: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _measure(self, exposed: Exposed, inputs: tf.Tensor, chosen: tf.Tensor, maps: tf.Tensor) -> dict[str, tf.Tensor]:
         measured = {}
         if "deletion" in self.metrics:
-            measured["deletion"] = deletion(self.exposed, inputs, chosen, maps)
+            measured["deletion"] = deletion(exposed, inputs, chosen, maps)
         if "insertion" in self.metrics:
-            measured["insertion"] = insertion(self.exposed, inputs, chosen, maps)
+            measured["insertion"] = insertion(exposed, inputs, chosen, maps)
         if "drop" in self.metrics or "increase" in self.metrics:
-            change = confidence_change(self.exposed, inputs, chosen, maps)
+            change = confidence_change(exposed, inputs, chosen, maps)
             measured |= {name: getattr(change, name) for name in ("drop", "increase") if name in self.metrics}
         return measured
 
-    def _own_passes(self, method: Method, inputs: tf.Tensor, chosen: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    def _own_passes(
+        self, exposed: Exposed, method: Method, inputs: tf.Tensor, chosen: tf.Tensor, seeds: tf.Tensor
+    ) -> tf.Tensor:
         options = {"seeds": seeds} if method.seeded else {}
-        return method.function(self.exposed, inputs, chosen, **options)[1]
+        return method.function(exposed, inputs, chosen, **options)[1]
 
     def _check(self) -> None:
         if not self.methods:

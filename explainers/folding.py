@@ -65,7 +65,7 @@ class Scaled:
 
     def __call__(self, signal: tf.Tensor) -> tf.Tensor:
         """The normalised signal."""
-        product = tf.nn.depthwise_conv2d(signal, self._kernel, [1, 1, 1, 1], "VALID")
+        product = tf.nn.depthwise_conv2d(tf.cast(signal, tf.float32), self._kernel, [1, 1, 1, 1], "VALID")
         return tf.nn.bias_add(product, self._bias)
 
 
@@ -128,6 +128,11 @@ def scale_rest(graph: Graph) -> Graph:
     """The same computation with the BatchNorms of images that no layer took in as depthwise convolutions."""
     rest = (step for step in graph.steps if normalizes_channels(step) and len(step.inputs[0].shape) == 4)
     return _with_operations(graph, {id(step): Scaled(step.operation) for step in rest})
+
+
+def has_scaled(exposed: Exposed) -> bool:
+    """Whether a folded model computes BatchNorms as depthwise convolutions."""
+    return any(isinstance(step.operation, Scaled) for step in exposed.computing.steps)
 
 
 def normalizes_channels(step: Step) -> bool:

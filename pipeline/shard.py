@@ -42,6 +42,7 @@ from pipeline.timing import Stopwatch
 from pipeline.worker import BatchResult, Worker
 
 KEPT_PIXELS = 2_000_000  # larger photographs are decoded again for their overlays, so that few of them are alive
+KEPT_BYTES = 4_000_000  # and larger files are read again
 
 MEASURED_SIDE = 512  # maps are compared with boxes at this size: a gigapixel photograph has no finer map
 
@@ -64,7 +65,7 @@ class Loaded:
     content_sha256: str
     geometry: Geometry
     pixels: np.ndarray  # the model's view, (h, w, 3) uint8
-    photograph: Decoded | bytes | None  # to lay maps over: its pixels, or the file's bytes of a large image
+    photograph: Decoded | bytes | str | None  # to lay maps over: pixels; of large images the file's bytes, or its uri
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,22 @@ def process_shards(
     )
     batch = worker.config.batch_size
     with (
-        _pool_for(entry.uri for _, entries in first for entry in entries) as loaders,
+        _pool_for([*worker.config.images, *(entry.uri for _, entries in first for entry in entries)]) as loaders,
         _pool_for([layout.output]) as recorders,
         ThreadPoolExecutor(1) as committer,
     ):
         tasks = ((job, entry) for job in jobs for entry in job.entries)
         loaded = map_ahead(loaders, lambda task: (task[0], task[0].load(task[1])), tasks, batch + IN_FLIGHT)
         explained = explain(loaded)
-        outcomes = map_ahead(recorders, lambda task: (task[0], task[0].make_record(task[1])), explained, batch)
+        outcomes = map_ahead(recorders, lambda task: (task[0], task[0].make_record(task[1])), explained, max(2, batch))
         complete = _collect(outcomes, progress)
-        yield from map_ahead(committer, ShardJob.commit, complete, 2)
+        try:
+            yield from map_ahead(committer, ShardJob.commit, complete, 2, cancel=False)
+        except BaseException:
+            # What broke is to be told at once, and not after everything that was waiting.
+            for pool in (loaders, recorders):
+                pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _pool_for(uris: Iterable[str]) -> ThreadPoolExecutor:
@@ -208,11 +215,11 @@ class ShardJob:
             _refuse_not_finite(logits, "the logits")
             for method, values in item.batch.maps.items():
                 _refuse_not_finite(values[item.row], f"the map of {method}")
+            with self.behind:
+                photograph = self._photograph(loaded)
         except ImageError as error:
             return _failure(loaded.entry, error)
         columns = self._columns(loaded.entry, item.batch.targets[item.row])
-        with self.behind:
-            photograph = self._photograph(loaded)
         maps = tuple(self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns)
         kept, classes = _keep_logits(logits, self.config.top_logits)
         return Record(
@@ -229,7 +236,7 @@ class ShardJob:
     def commit(self) -> dict[str, Any]:
         """Writes the shard's files, its marker last."""
         if self.resumed:
-            self._remove_orphans()
+            self.watch.time("write", self._remove_orphans)
         records = [outcome for outcome in self.outcomes if isinstance(outcome, Record)]
         failures = [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
         metadata = self.worker.metadata
@@ -272,10 +279,10 @@ class ShardJob:
         view = fit_view(self.config.resize, (decoded.width, decoded.height), (width, height))
         geometry = Geometry(decoded.width, decoded.height, view)
         pixels = self.watch.time("preprocess", make_input, decoded.image, geometry, decoded.reduction)
-        kept: Decoded | bytes | None = None
+        kept: Decoded | bytes | str | None = None
         if self.config.overlays == "blend" and wants_overlays(entry, self.config):
             whole = decoded.reduction == 1 and geometry.width * geometry.height <= KEPT_PIXELS
-            kept = decoded if whole else data
+            kept = decoded if whole else data if len(data) <= KEPT_BYTES else entry.uri
         return Loaded(entry, hashlib.sha256(data).hexdigest(), geometry, pixels, kept)
 
     def _columns(self, entry: Entry, targets: np.ndarray) -> list[int]:
@@ -285,13 +292,18 @@ class ShardJob:
         return [column for column, target in enumerate(targets) if target not in targets[:column]]
 
     def _photograph(self, loaded: Loaded) -> Decoded | None:
-        if not isinstance(loaded.photograph, bytes):
-            return loaded.photograph
+        data = loaded.photograph
+        if isinstance(data, str):
+            data = self.watch.time("read", _read, data)
+            if hashlib.sha256(data).hexdigest() != loaded.content_sha256:
+                raise ImageError("read", "Changed", "the file changed while it was being explained")
+        if not isinstance(data, bytes):
+            return data
         needed = None
         if self.config.overlay_size is not None:
             small, _ = shrink_geometry(loaded.geometry, self.config.overlay_size)
             needed = small.width, small.height
-        return self.watch.time("decode", decode_reduced, loaded.photograph, self.config.max_pixels, needed)
+        return self.watch.time("decode", decode_reduced, data, self.config.max_pixels, needed)
 
     def _make_map(self, item: Explained, method: str, column: int, photograph: Decoded | None) -> MapRecord:
         if not wants_overlays(item.loaded.entry, self.config):
@@ -370,8 +382,13 @@ def sum_metrics(records: Iterable[Record]) -> dict[str, dict[str, tuple[float, i
     return sums
 
 
-def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], limit: int) -> Iterator[U]:
-    """`map` in threads and in order, with at most `limit` items begun and not yet taken."""
+def map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], limit: int, cancel: bool = True
+) -> Iterator[U]:
+    """`map` in threads and in order, with at most `limit` items begun and not yet taken.
+
+    When it is broken off, items that no thread has taken up are cancelled, unless `cancel` is False.
+    """
     begun: collections.deque[Future[U]] = collections.deque()
     try:
         for item in items:
@@ -382,7 +399,8 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Itera
             yield begun.popleft().result()
     finally:
         for future in begun:
-            future.cancel()
+            if cancel:
+                future.cancel()
 
 
 def _read(uri: str) -> bytes:

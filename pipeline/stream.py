@@ -25,6 +25,7 @@ class Stream(Generic[T, U]):
         # One item may wait: the thread looks that far ahead, and an engine can still give the rest to other workers.
         self._items: queue.Queue[Any] = queue.Queue(maxsize=1)
         self._results: queue.SimpleQueue[U] = queue.SimpleQueue()
+        self._stopped = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -52,6 +53,11 @@ class Stream(Generic[T, U]):
         if self._error is not None:
             raise self._error
 
+    def stop(self) -> None:
+        """Lets the thread go when nobody will put or close any more: what is under way ends, nothing new begins."""
+        self._stopped.set()
+        self._thread.join()
+
     def _put(self, item: Any) -> None:
         while self._thread.is_alive():
             try:
@@ -64,9 +70,21 @@ class Stream(Generic[T, U]):
         while not self._results.empty():
             yield self._results.get()
 
+    def _arriving(self) -> Iterator[T]:
+        while True:
+            try:
+                item = self._items.get(timeout=0.5)
+            except queue.Empty:
+                if self._stopped.is_set():
+                    raise RuntimeError("the stream was stopped") from None
+                continue
+            if item is _END:
+                return
+            yield item
+
     def _run(self) -> None:
         try:
-            for result in self._work(iter(self._items.get, _END)):
+            for result in self._work(self._arriving()):
                 self._results.put(result)
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
             self._error = error

@@ -46,6 +46,11 @@ class ProcessShardsDoFn(beam.DoFn):
         """Waits for the shards that are left; yields their markers."""
         yield from map(GlobalWindows.windowed_value, self._count(self.stream.close()))
 
+    def teardown(self) -> None:
+        """Ends the stream of a bundle that was given up."""
+        if getattr(self, "stream", None) is not None:
+            self.stream.stop()
+
     def _process(self, numbers: Iterator[int]) -> Iterator[Marker]:
         manifest = self.layout.uri(self.layout.MANIFEST)
         shards = ((number, parquet.read_manifest_shard(manifest, number)) for number in numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +49,30 @@ QUICK = {"rounds": 3, "long_rounds": 1, "photographs": 64, "peer_photographs": 3
 def spec_of(name: str) -> str:
     """A model as `beamcam run --model` takes it: trained where it lies beside the checkout, else with random weights.
 
-    Speed does not depend on weights; how far off a lower precision is does.
+    How far off a lower precision is depends on the weights.
     """
     if ":" in name:
         return name
-    return (
-        str(TRAINED[name]) if name in TRAINED and TRAINED[name].exists() else f"keras.applications:{name}?weights=none"
-    )
+    if name in TRAINED and TRAINED[name].exists():
+        return str(TRAINED[name])
+    return f"{__name__}:{name}" if name in globals() else f"keras.applications:{name}?weights=none"
+
+
+def make_model(name: str) -> keras.Model:
+    """A model of `keras.applications` with random weights, those of its BatchNorms included.
+
+    Fresh BatchNorms shift nothing, and a bias of zeros is optimised away: with the fusion of convolution, bias and
+    ReLU that trained models have.
+    """
+    model, random = getattr(keras.applications, name)(weights=None), np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+MobileNetV2 = functools.partial(make_model, "MobileNetV2")
+ResNet50V2 = functools.partial(make_model, "ResNet50V2")
 
 
 def build_model(name: str, seed: int) -> keras.Model:

@@ -118,3 +118,22 @@ def test_after_an_error_nothing_hangs_however_often_it_is_closed():
     for _ in range(2):
         with pytest.raises(OSError, match="the disk is full"):
             list(stream.close())
+
+
+def test_a_stream_that_was_given_up_ends_its_thread_and_its_work():
+    ended = threading.Event()
+
+    def work(items: Iterator[int]) -> Iterator[int]:
+        try:
+            yield from items
+        finally:
+            ended.set()
+
+    stream = Stream(work)
+    list(stream.put(1))
+    stream.stop()
+    assert ended.is_set()
+    stream.stop()  # again, or after the end, is no error
+    closed = Stream(square)
+    list(closed.close())
+    closed.stop()
