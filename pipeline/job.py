@@ -53,6 +53,8 @@ def run_job(
             with show_progress(plan.n_images, _counting(plan)):
                 run_graph(plan, beam_options)
         except Exception as error:
+            if "KeyboardInterrupt" in str(error):  # Beam wraps even that
+                raise KeyboardInterrupt from error
             raise RunError(_broken_off(plan, error)) from error
     return finish_run(plan, time.monotonic() - start)
 

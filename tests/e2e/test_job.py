@@ -423,6 +423,38 @@ def test_a_killed_job_resumes_to_the_same_records(tmp_path, photographs, tiny_mo
     assert not [path for path in (tmp_path / "killed").rglob("*") if path.name.startswith(".tmp-")]
 
 
+def test_an_interrupted_job_ends_at_once_and_goes_on_later(tmp_path, photographs, tiny_model_path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(400):
+        source = sorted(photographs.glob("??.*"))[i % 13]
+        shutil.copy(source, folder / f"{i:03d}{source.suffix}")
+    options = ["run", "--images", str(folder), "--model", tiny_model_path, "--preprocess", "tf", "--jit", "off",
+               "--shard-size", "10", "--batch-size", "4", "--output", str(tmp_path / "run")]  # fmt: skip
+    program = """import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from pipeline.cli import main
+sys.exit(main(sys.argv[1:]))"""
+    process = subprocess.Popen([sys.executable, "-c", program, *options], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    markers = tmp_path / "run/shards"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (markers.is_dir() and len(list(markers.glob("*.json"))) >= 3):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: what was committed is kept" in said
+    committed = len(list(markers.glob("*.json")))
+    assert 3 <= committed < 40, "the job was to be interrupted half-way"
+    assert (
+        subprocess.run([sys.executable, "-c", program, *options], stdout=subprocess.DEVNULL, check=False).returncode
+        == 0
+    )
+    assert list(verify_run(str(tmp_path / "run"))) == []
+    assert len(open_run(tmp_path / "run")) == 400
+
+
 def test_a_job_that_breaks_off_says_what_is_kept(tmp_path, photographs, tiny_model_path) -> None:
     config = make_config(photographs, tiny_model_path, tmp_path / "run", shard_size=5)
     run_job(config, [])

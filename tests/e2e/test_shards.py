@@ -145,3 +145,34 @@ def test_every_second_of_a_run_is_in_its_markers_and_its_summary(photographs, ti
     assert summary["bottleneck"] in STAGES
     assert summary["smallest_batch"] == 4
     assert any("<- bottleneck" in line for line in describe_timings(open_run(config.output).summary))
+
+
+@pytest.mark.parametrize(("pixels", "content"), [(0, 4_000_000), (0, 0)])
+def test_large_photographs_are_decoded_again_and_large_files_read_again_for_the_same_overlays(
+    pixels, content, worker, entries, tmp_path, monkeypatch
+) -> None:
+    kept = list(process_shards([(0, entries[:5])], worker, RunLayout(str(tmp_path / "kept"))))
+    monkeypatch.setattr(shard, "KEPT_PIXELS", pixels)
+    monkeypatch.setattr(shard, "KEPT_BYTES", content)
+    again = list(process_shards([(0, entries[:5])], worker, RunLayout(str(tmp_path / "again"))))
+    assert again[0]["overlays"] == 5
+    assert again[0]["overlays_sha256"] == kept[0]["overlays_sha256"]
+    assert again[0]["files"] == kept[0]["files"]
+
+
+def test_a_file_that_changes_between_the_model_and_its_overlay_is_a_failure(
+    worker, entries, tmp_path, monkeypatch
+) -> None:
+    picture = tmp_path / "changing.png"
+    picture.write_bytes(Path(entries[0].uri).read_bytes())
+
+    def explain(images, targets):
+        picture.write_bytes(Path(entries[1].uri).read_bytes())
+        return Worker.explain(worker, images, targets)
+
+    monkeypatch.setattr(shard, "KEPT_PIXELS", 0)
+    monkeypatch.setattr(shard, "KEPT_BYTES", 0)
+    monkeypatch.setattr(worker, "explain", explain)
+    shards = [(0, [Entry(str(picture)), entries[2]])]
+    (marker,) = process_shards(shards, worker, RunLayout(str(tmp_path / "run")))
+    assert (marker["records"], marker["failures_by_type"], marker["overlays"]) == (1, {"read:Changed": 1}, 1)
