@@ -87,7 +87,7 @@ def process_shards(
     """Explains shards and commits each, without a pause from one to the next.
 
     Reading and decoding run ahead of the model in threads, into the next shard if need be; what follows the model runs
-    behind it. Little more than a batch is alive on either side.
+    behind it. A batch and sixteen images are alive ahead of the model, and a batch behind it.
 
     Args:
         shards: their numbers and images.

@@ -29,6 +29,22 @@ def make_config(photographs: Path, model: str, output: Path, **options) -> RunCo
     return RunConfig(**{**defaults, "model": model, "output": str(output), **options})
 
 
+def copy_photographs(photographs: Path, folder: Path, count: int) -> Path:
+    """A folder of so many images: the photographs again and again, under new names."""
+    folder.mkdir()
+    for i in range(count):
+        source = sorted(photographs.glob("??.*"))[i % 13]
+        shutil.copy(source, folder / f"{i:03d}{source.suffix}")
+    return folder
+
+
+def wait_for_markers(markers: Path, count: int) -> None:
+    """Waits until a job in another process has committed so many shards."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (markers.is_dir() and len(list(markers.glob("*.json"))) >= count):
+        time.sleep(0.005)
+
+
 def explain_directly(paths: list[Path], model_path: str) -> list[dict]:
     """The same by hand: Pillow, NumPy and direct calls, an image at a time, nothing of the pipeline."""
     exposed = ex.expose(keras.saving.load_model(model_path))
@@ -397,20 +413,14 @@ def run_in_subprocess(config: RunConfig) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_killed_job_resumes_to_the_same_records(tmp_path, photographs, tiny_model_path) -> None:
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for i in range(240):
-        source = sorted(photographs.glob("??.*"))[i % 13]
-        shutil.copy(source, folder / f"{i:03d}{source.suffix}")
+    folder = copy_photographs(photographs, tmp_path / "many", 240)
     options = {"images": (str(folder),), "shard_size": 20, "batch_size": 8}
     undisturbed = make_config(folder, tiny_model_path, tmp_path / "whole", **options)
     run_job(undisturbed, [])
     config = make_config(folder, tiny_model_path, tmp_path / "killed", **options)
     process = run_in_subprocess(config)
     markers = tmp_path / "killed/shards"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (markers.is_dir() and len(list(markers.glob("*.json"))) >= 4):
-        time.sleep(0.005)
+    wait_for_markers(markers, 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     committed = len(list(markers.glob("*.json")))
@@ -424,11 +434,7 @@ def test_a_killed_job_resumes_to_the_same_records(tmp_path, photographs, tiny_mo
 
 
 def test_an_interrupted_job_ends_at_once_and_goes_on_later(tmp_path, photographs, tiny_model_path) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(400):
-        source = sorted(photographs.glob("??.*"))[i % 13]
-        shutil.copy(source, folder / f"{i:03d}{source.suffix}")
+    folder = copy_photographs(photographs, tmp_path / "images", 400)
     options = ["run", "--images", str(folder), "--model", tiny_model_path, "--preprocess", "tf", "--jit", "off",
                "--shard-size", "10", "--batch-size", "4", "--output", str(tmp_path / "run")]  # fmt: skip
     program = """import signal, sys
@@ -438,9 +444,7 @@ sys.exit(main(sys.argv[1:]))"""
     process = subprocess.Popen([sys.executable, "-c", program, *options], stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     markers = tmp_path / "run/shards"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (markers.is_dir() and len(list(markers.glob("*.json"))) >= 3):
-        time.sleep(0.005)
+    wait_for_markers(markers, 3)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +177,25 @@ def test_a_file_that_changes_between_the_model_and_its_overlay_is_a_failure(
     shards = [(0, [Entry(str(picture)), entries[2]])]
     (marker,) = process_shards(shards, worker, RunLayout(str(tmp_path / "run")))
     assert (marker["records"], marker["failures_by_type"], marker["overlays"]) == (1, {"read:Changed": 1}, 1)
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_what_was_begun_is_cancelled_or_kept_when_later_items_fail(cancel) -> None:
+    started, release, done = threading.Event(), threading.Event(), []
+
+    def work(item: int) -> int:
+        started.set()
+        assert release.wait(30)
+        done.append(item)
+        return item
+
+    def items() -> Iterator[int]:
+        yield from (0, 1)
+        assert started.wait(30)
+        raise OSError("no space left")
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(OSError, match="no space left"):
+            list(shard.map_ahead(pool, work, items(), 5, cancel=cancel))
+        release.set()
+    assert done == ([0] if cancel else [0, 1])  # a complete shard is committed, whatever becomes of the next one
