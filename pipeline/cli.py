@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline import quiet
 from pipeline.errors import BeamcamError, ConfigError
 from pipeline.options import split_names
+from pipeline.wording import SafeFormatter, shown
 
 DESCRIPTION = "Explain every image of a data set with your own Keras classifier."
 
@@ -40,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, handlers=[handler])
     quiet_libraries()
     if not arguments.verbose:
         # Beam logs the traceback of a worker's error; the error itself comes back to us, and is told in one line.
@@ -126,6 +127,13 @@ def _add_input_options(group: Any) -> None:
     group.add_argument(
         "--max-pixels", type=int, metavar="N", help="images with more pixels are failures (default: 100000000)"
     )
+    group.add_argument("--max-bytes", type=int, metavar="N", help="larger files are failures (default: 200000000)")
+    group.add_argument(
+        "--since",
+        metavar="RUN",
+        help="explain only what is new or changed since that run (told by the files' content); records of all other "
+        "images are carried over",
+    )
 
 
 def _add_model_options(group: Any) -> None:
@@ -207,6 +215,29 @@ def _add_control_options(group: Any) -> None:
     )
     group.add_argument("--overwrite", action="store_true", help="remove the run in the output folder first")
     group.add_argument(
+        "--retry-failures",
+        metavar="RUN",
+        help="try the failed images of that run once more, in place; it needs no other option",
+    )
+    _add_storage_options(group)
+
+
+def _add_storage_options(group: Any) -> None:
+    group.add_argument(
+        "--storage-option",
+        action="append",
+        dest="storage_options",
+        metavar="SCHEME.NAME=VALUE",
+        help="an option of a store's fsspec file system, such as gs.requester_pays=true, gs.project=NAME or "
+        "s3.endpoint_url=URL; may be given again",
+    )
+    group.add_argument(
+        "--storage-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="how long one read or write is tried when a store fails or stalls (default: 300)",
+    )
+    group.add_argument(
         "--max-failures", type=int, metavar="N", help="exit with 1 if more images failed (default: any number may)"
     )
 
@@ -218,6 +249,7 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument("--logits-layer", metavar="NAME", help="the logits, where a model has several outputs")
     parser.add_argument("--reshape", metavar="HOW", help="a transformer's tokens as a grid: tokens, or HxW")
     parser.add_argument("--allow-unsafe-model", action="store_true", help="run code that a model file brings along")
+    _add_storage_options(parser)
     parser.set_defaults(command=_lazily("inspect"))
 
 
@@ -230,12 +262,14 @@ def _add_show(commands: Any) -> None:
     explaining.add_argument("--methods", type=split_names, metavar="A,B", help=METHODS_HELP)
     explaining.add_argument("--targets", metavar="WHICH", help="top:K, ids:3,17 or all (default: top:1)")
     explaining.add_argument("--colormap", metavar="NAME", help="inferno, viridis, cividis, ... (default: inferno)")
+    _add_storage_options(parser)
     parser.set_defaults(command=_lazily("show"))
 
 
 def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "prove that a run is whole; exit code 0 only if nothing is lost or doubled")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
+    _add_storage_options(parser)
     parser.set_defaults(command=_lazily("verify"))
 
 
@@ -259,28 +293,13 @@ def _command(commands: Any, name: str, summary: str, epilog: str | None = None) 
 
 def _lazily(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
     def run_command(arguments: argparse.Namespace, rest: list[str]) -> int:
-        if name != "verify":
-            with _no_native_chatter():
-                import tensorflow  # noqa: F401
+        if name not in ("run", "verify"):  # the one may find nothing to do, the other needs no model
+            quiet.import_tensorflow()
         from pipeline import commands
 
         return getattr(commands, name)(arguments, rest)
 
     return run_command
-
-
-@contextlib.contextmanager
-def _no_native_chatter() -> Iterator[None]:
-    """Keeps what TensorFlow's libraries write to the terminal while they load, which no setting of theirs stops."""
-    sys.stderr.flush()
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -291,7 +310,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _complain(what: object, code: int) -> int:
-    sys.stderr.write(f"beamcam: {what}\n")
+    sys.stderr.write(f"beamcam: {shown(str(what))}\n")
     return code
 
 

@@ -9,32 +9,36 @@ import io
 import itertools
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage
+from pipeline import quiet, storage
 from pipeline.config import RunConfig, Targets
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.options import split_names
-from pipeline.records import Entry, Failure, MapRecord, Record
+from pipeline.records import Entry, Failure, MapRecord, Record, Shard
 from pipeline.timing import describe_timings
+from pipeline.wording import shown
+
+MAX_CONFIG_BYTES = 1_000_000  # of a YAML file
 
 
 def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
     """`beamcam run`."""
     from pipeline.graph import parse_beam_options
-    from pipeline.job import run_job
+    from pipeline.job import mend_run, run_job
 
     parse_beam_options(beam_options, arguments.own_options)
-    config = make_config(arguments)
-    if arguments.dry_run:
-        from pipeline.planning import estimate_run
-
-        for line in estimate_run(config, arguments.overwrite):
-            say(line)
-        return 0
-    summary = run_job(config, beam_options, overwrite=arguments.overwrite, say=say)
+    if arguments.retry_failures is not None:
+        config = make_config_of_run(arguments)
+        summary = mend_run(config, beam_options, say=say)
+    else:
+        config = make_config(arguments)
+        if arguments.dry_run:
+            return _dry_run(config, arguments.overwrite)
+        summary = run_job(config, beam_options, overwrite=arguments.overwrite, say=say)
     for line in describe_summary(summary, config.output):
         say(line)
     if config.max_failures is not None and summary["failures"] > config.max_failures:
@@ -42,8 +46,18 @@ def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
     return 0
 
 
+def _dry_run(config: RunConfig, overwrite: bool) -> int:
+    quiet.import_tensorflow()
+    from pipeline.planning import estimate_run
+
+    for line in estimate_run(config, overwrite):
+        say(line)
+    return 0
+
+
 def inspect(arguments: argparse.Namespace, _: list[str]) -> int:
     """`beamcam inspect`."""
+    _configure_storage(_storage_options(arguments))
     from pipeline.worker import describe_model
 
     config = RunConfig(
@@ -73,11 +87,12 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
             arguments, images=(arguments.image,), output=folder, batch_size=1, jit="off", labels_from="none"
         )
         worker = Worker(config)
-        job = ShardJob(worker, RunLayout(folder))
-        loaded = job.load(Entry(storage.absolute(arguments.image)))
-        outcome = next(job.make_record(item) for item in job.explain([loaded]))
+        entry = Entry(storage.absolute(arguments.image))
+        job = ShardJob(worker, RunLayout(folder), Shard(0, [entry]))
+        (outcome,) = map(job.make_record, job.explain([job.load(entry)]))
         if isinstance(outcome, Failure):
             raise RunError(f"{arguments.image}: {outcome.message}")
+        assert isinstance(outcome, Record)
         picture = _show_sheet(outcome, Path(folder), worker.class_names)
     with as_config_errors(f"the picture {target!r} cannot be written"):
         storage.write_bytes(target, picture)
@@ -89,15 +104,15 @@ def show(arguments: argparse.Namespace, _: list[str]) -> int:
 
 def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     """`beamcam verify`."""
+    _configure_storage(_storage_options(arguments))
     from pipeline.reading import open_run
-    from pipeline.verify import verify_run
+    from pipeline.verify import Told, verify_run
 
-    problems = 0
-    for problem in verify_run(arguments.run):
-        say(problem)
-        problems += 1
-    if problems:
-        raise RunError(f"{arguments.run}: {problems} problem{'s' if problems > 1 else ''} found")
+    told = Told()
+    for line in told.lines(verify_run(arguments.run)):
+        say(line)
+    if told.total:
+        raise RunError(f"{arguments.run}: {told.total} problem{'s' if told.total > 1 else ''} found")
     found = open_run(arguments.run)
     counts = ", ".join(f"{found.summary[name]} {name}" for name in ("records", "failures", "overlays"))
     say(f"{arguments.run}: {counts} of {found.summary['inputs']} images: nothing lost, doubled or damaged")
@@ -121,9 +136,14 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
+def _storage_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("storage_options", "storage_timeout")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
+
+
 def say(line: str) -> None:
     """Prints a line."""
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(shown(line) + "\n")
     sys.stdout.flush()
 
 
@@ -133,20 +153,61 @@ def make_config(arguments: argparse.Namespace, **fixed: Any) -> RunConfig:
     Raises:
         ConfigError: a required option is missing, or a value is wrong.
     """
-    fields = {field.name for field in dataclasses.fields(RunConfig)}
-    values = read_config_file(arguments.config) if getattr(arguments, "config", None) else {}
-    values |= {name: value for name, value in vars(arguments).items() if name in fields and value is not None}
-    values |= fixed
+    values = _given_options(arguments) | fixed
     missing = [f"--{name}" for name in ("images", "model", "output") if not values.get(name)]
     if missing:
         raise ConfigError(f"these options are needed: {', '.join(missing)} (see `beamcam run --help`)")
-    values["images"] = tuple(values["images"])
     values["output"] = storage.absolute(str(values["output"])).rstrip("/")
-    for name in ("model", "class_names"):  # a run is the same run from any working directory
+    return RunConfig(**values)
+
+
+def make_config_of_run(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration of the run that --retry-failures names, with the options that were given beside it.
+
+    Raises:
+        ConfigError: there is no run, or an option does not go with it.
+    """
+    from pipeline.run import config_of_run
+
+    for option in ("dry_run", "overwrite", "images", "output", "since"):
+        if getattr(arguments, option):
+            raise ConfigError(
+                f"--retry-failures tries the images of a run again, in place: leave --{option.replace('_', '-')} out"
+            )
+    values = _given_options(arguments)
+    for name in ("images", "output", "since"):  # of the night's --config
+        values.pop(name, None)
+    config = config_of_run(storage.absolute(str(arguments.retry_failures)).rstrip("/"))
+    return dataclasses.replace(config, **values)
+
+
+def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the configuration that the command line or its YAML file names."""
+    fields = {field.name for field in dataclasses.fields(RunConfig)}
+    given = {name: value for name, value in vars(arguments).items() if name in fields and value is not None}
+    _configure_storage(given)
+    values = read_config_file(arguments.config) if getattr(arguments, "config", None) else {}
+    values |= given
+    _configure_storage(values)
+    for name in ("images", "storage_options"):
+        if name in values:
+            values[name] = tuple(values[name])
+    # A run is the same run from any working directory.
+    if values.get("since"):
+        values["since"] = storage.absolute(str(values["since"])).rstrip("/")
+    for name in ("model", "class_names"):
         value = values.get(name)
         if value and storage.is_local(value) and storage.exists(value):
             values[name] = storage.absolute(value)
-    return RunConfig(**values)
+    return values
+
+
+def _configure_storage(options: Mapping[str, Any]) -> None:
+    """For all that is read from here on; every command may be given options of stores."""
+    try:
+        storage.configure(options.get("storage_options", ()), options.get("storage_timeout", RunConfig.storage_timeout))
+    except ValueError as error:
+        raise ConfigError(f"--storage-option: {error}") from error
 
 
 def read_config_file(uri: str) -> dict[str, Any]:
@@ -157,10 +218,12 @@ def read_config_file(uri: str) -> dict[str, Any]:
     """
     import yaml
 
-    try:
-        content = yaml.safe_load(storage.read_bytes(uri)) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {uri!r} cannot be read: {error}") from error
+    with as_config_errors(f"--config {uri!r} cannot be read"):
+        data = storage.read_bytes(uri, limit=MAX_CONFIG_BYTES)
+        # A few aliases of aliases stand for more text than any memory holds, as soon as somebody shows it.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
+            raise ConfigError(f"--config {uri!r} refers back to its own values (*name): write them out")
+        content = yaml.safe_load(data) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"--config {uri!r} holds options as `name: value`, not {type(content).__name__}")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
@@ -176,7 +239,7 @@ def read_config_file(uri: str) -> dict[str, Any]:
 
 
 def _from_yaml(name: str, value: Any) -> Any:
-    if name in ("images", "methods", "metrics"):
+    if name in ("images", "methods", "metrics", "storage_options"):
         return tuple(value) if isinstance(value, list) else split_names(str(value or ""))
     if name == "jit" and isinstance(value, bool):
         return "on" if value else "off"  # YAML's own reading of the two words

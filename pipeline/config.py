@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.codec import MAP_DTYPES
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, without_secrets
 from pipeline.geometry import RESIZES
 from pipeline.listing import LABEL_SOURCES
 from pipeline.overlay import STYLES, color_table
@@ -21,8 +22,18 @@ PREPROCESSES = ("tf", "caffe", "torch", "unit", "none")
 
 PREDICTED = -1  # a target that stands for the next of the model's best classes
 
-NOT_PART_OF_A_RESULT = ("output", "images", "batch_size", "jit", "max_failures", "allow_unsafe_model")
-"""Options that may change between a run and its resumption; `images` is held fast by the run's manifest."""
+NOT_PART_OF_A_RESULT = (
+    "output",
+    "images",
+    "batch_size",
+    "jit",
+    "max_failures",
+    "allow_unsafe_model",
+    "since",
+    "storage_options",
+    "storage_timeout",
+)
+"""Options that may change between a run and its resumption; its manifest holds `images` and `since` fast."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +112,14 @@ class RunConfig:
     logits: str = "all"  # or "top:K"
     map_dtype: str = "float16"
     max_pixels: int = 100_000_000
+    max_bytes: int = 200_000_000  # of an image's file
     max_failures: int | None = None  # None for any number
     allow_unsafe_model: bool = False
     jit: str = "auto"  # "auto", "on" or "off"
     precision: str = "auto"  # or "float32", "bfloat16", "float16"
+    since: str | None = None  # an earlier run, whose records of unchanged images are carried over
+    storage_options: tuple[str, ...] = ()  # SCHEME.NAME=VALUE, for fsspec's file systems
+    storage_timeout: float = 300.0  # seconds; how long one read or write is tried
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -152,7 +167,7 @@ class RunConfig:
             )
 
     def _check_numbers(self) -> None:
-        for name in ("batch_size", "shard_size", "max_pixels", "overlay_size"):
+        for name in ("batch_size", "shard_size", "max_pixels", "max_bytes", "overlay_size"):
             value = getattr(self, name)
             if value is not None and not _is_count(value, 1):
                 raise ConfigError(f"{_option(name)} is at least 1, not {value!r}")
@@ -160,6 +175,8 @@ class RunConfig:
             raise ConfigError(f"--max-failures is at least 0, not {self.max_failures!r}")
         if not isinstance(self.overlay_sample, int | float) or not 0 <= self.overlay_sample <= 1:
             raise ConfigError(f"--overlay-sample is a share between 0 and 1, not {self.overlay_sample!r}")
+        if not 0 < self.storage_timeout < math.inf:
+            raise ConfigError(f"--storage-timeout is a number of seconds above 0, not {self.storage_timeout!r}")
         size = self.input_size
         if size is not None and not (len(size) == 2 and all(_is_count(side, 1) for side in size)):
             raise ConfigError(f"--input-size is a height and a width of at least 1, not {size!r}")
@@ -200,7 +217,16 @@ class RunConfig:
         """The options that decide what is written: a run is resumed only by a job that agrees in all of them."""
         values = {name: value for name, value in self.to_dict().items() if name not in NOT_PART_OF_A_RESULT}
         # Options that came later are part of a run only where they are used, so that older runs can go on.
-        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
+
+    def without_secrets(self) -> dict[str, Any]:
+        """The options as they may be written down: of stores' options the names alone."""
+        values = {
+            name: without_secrets(value) if isinstance(value, str) else value for name, value in vars(self).items()
+        }
+        values["images"] = [without_secrets(spec) for spec in self.images]
+        values["storage_options"] = [f"{option.partition('=')[0]}=***" for option in self.storage_options]
+        return values
 
     def digest(self) -> str:
         """A hash of `identity`."""
@@ -217,10 +243,10 @@ def _is_number(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-_LATER: dict[str, Any] = {"metrics": [], "reshape": None, "precision": "float32"}
+LATER: dict[str, Any] = {"metrics": [], "reshape": None, "precision": "float32", "max_bytes": 200_000_000}
 """Options that older runs do not have, with what these did."""
 
-_TUPLES = ("images", "methods", "metrics", "input_size")
+_TUPLES = ("images", "methods", "metrics", "input_size", "storage_options")
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda value: isinstance(value, str), "a word"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError
 from pipeline.geometry import OVERSAMPLING
+from pipeline.precheck import Metered, describe, kind_of, orientation_of, refuse_bombs, refuse_large
 
 # Formats of photographs. Pillow reads others too: some start external programs, some have no signature to be told by.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -84,15 +87,35 @@ def decode_reduced(data: bytes, max_pixels: int, needed: tuple[int, int] | None 
     if not data:
         raise ImageError("decode", "EmptyFile", "the file has no bytes")
     try:
+        refuse_bombs(data, max_pixels)
         return _decode(data, max_pixels, needed)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("decode", "NotAnImage", f"not an image: {_describe(data)}") from error
+        raise _unidentified(data) from error
     except MemoryError as error:
         raise ImageError("decode", "TooLarge", "the image does not fit in memory") from error
     except Exception as error:
-        raise ImageError("decode", "BrokenImage", f"{type(error).__name__}: {error}") from error
+        raise _broken(data, error) from error
+
+
+_ANEW = "copy it once more from where it is whole, or save it anew"
+
+
+def _unidentified(data: bytes) -> ImageError:
+    kind = kind_of(data)
+    if kind is None:
+        return ImageError("decode", "NotAnImage", f"not an image: {describe(data)}")
+    words = f"the header of this {kind} is cut short, damaged, or of a variant that is not read"
+    return ImageError("decode", "BrokenImage", f"{words}: {_ANEW}")
+
+
+def _broken(data: bytes, error: Exception) -> ImageError:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    if "MAX_TEXT" in reason:  # Pillow's limits, of 1 MB a chunk and 64 MB together
+        return ImageError("decode", "TooComplex", f"its texts or its colour profile are too long ({reason}): remove them")
+    said = f"{type(error).__name__}: {reason}".removesuffix(": ")
+    return ImageError("decode", "BrokenImage", f"this {kind_of(data) or 'image'} is damaged ({said}): {_ANEW}")
 
 
 @lru_cache(maxsize=1)
@@ -102,14 +125,12 @@ def _installed_formats() -> tuple[str, ...]:
 
 
 def _decode(data: bytes, max_pixels: int, needed: tuple[int, int] | None) -> Decoded:
-    with Image.open(io.BytesIO(data), formats=_installed_formats()) as image:
+    # A JPEG's reader takes few steps in Python, and all of them were gone through before.
+    file = io.BytesIO(data) if data.startswith(b"\xff\xd8") else Metered(data)
+    with Image.open(file, formats=_installed_formats()) as image:
         width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(
-                "decode",
-                "TooLarge",
-                f"{width} x {height} is more than {max_pixels} pixels: raise --max-pixels to allow it",
-            )
+        refuse_large(width, height, max_pixels)
+        _refuse_unfit(image, max_pixels)
         reduction = _reduce(image, needed) if needed and image.format in ("JPEG", "MPO") else 1
         image.load()
         turn = _turn(image)
@@ -119,6 +140,19 @@ def _decode(data: bytes, max_pixels: int, needed: tuple[int, int] | None) -> Dec
     elif turn in _SIDEWAYS:
         width, height = height, width
     return Decoded(upright, width, height, reduction)
+
+
+def _refuse_unfit(image: Image.Image, max_pixels: int) -> None:
+    """What is known to be of no use before any pixel is decoded."""
+    if image.mode == "F":
+        raise ImageError(
+            "decode", "UnsupportedPixels", "floating-point pixels have no agreed range: save as 8 or 16 bit"
+        )
+    if image.format == "TIFF":
+        # Tiles are decoded whole, however little of them is in the picture.
+        tags, (width, height) = image.tag_v2, image.size  # type: ignore[attr-defined]
+        across, down = int(tags.get(322) or width), int(tags.get(323) or height)
+        refuse_large(-(-width // across) * across, -(-height // down) * down, max(max_pixels, 1 << 20))
 
 
 _TURNS: dict[int | None, Image.Transpose] = {
@@ -142,8 +176,22 @@ _SIDEWAYS = (
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    # Not ImageOps.exif_transpose, which writes the EXIF block anew and stumbles over damaged tags.
-    return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    if image.format == "TIFF":  # has been turned by Pillow, when it was loaded
+        return None
+    exif = image.info.get("exif", b"")
+    if not exif and "Raw profile type exif" in image.info:  # ImageMagick's way, in PNG
+        with contextlib.suppress(ValueError):
+            exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    return _TURNS.get(orientation_of(exif) or _orientation_of_xmp(image))
+
+
+_XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([0-9])')
+
+
+def _orientation_of_xmp(image: Image.Image) -> int | None:
+    text = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or ""
+    found = _XMP_ORIENTATION.search(text.decode("latin-1") if isinstance(text, bytes) else text)
+    return int(found[1]) if found else None
 
 
 def _reduce(image: Image.Image, needed: tuple[int, int]) -> int:
@@ -165,29 +213,19 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         return image if image.format in ("JPEG", None) else image.copy()
     if image.mode.startswith("I"):
         return _from_integers(image)
-    if image.mode == "F":
-        raise ImageError(
-            "decode", "UnsupportedPixels", "floating-point pixels have no agreed range: save as 8 or 16 bit"
-        )
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layer.size, (255, 255, 255))
+        white.paste(layer, mask=layer)
+        return white
     return image.convert("RGB")
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
     """16-bit grey by its upper byte; 32-bit files hold 16-bit values, or 8-bit ones if none is larger than 255."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     holds_bytes = image.mode == "I" and values.max(initial=0) <= 255
-    grey = values if holds_bytes else values >> 8
-    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _describe(data: bytes) -> str:
-    head = data[:64].lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        return "it starts like a web page or XML"
-    if head.startswith(b"%pdf"):
-        return "it is a PDF"
-    return f"{len(data)} bytes that start with {data[:8]!r}"
+    grey = np.empty(values.shape, np.uint8)
+    for row, found in zip(values, grey, strict=True):  # in place, since pixels may be many
+        found[:] = np.clip(row if holds_bytes else row >> 8, 0, 255)
+    return Image.fromarray(grey).convert("RGB")

@@ -11,9 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.wording import without_secrets
+
+__all__ = ["BeamcamError", "ConfigError", "ImageError", "RunError", "as_config_errors", "without_secrets"]
+
 
 class BeamcamError(Exception):
-    """What the pipeline raises when the user can do something about it."""
+    """What the pipeline raises when the user can do something about it; no message of it holds a secret."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(without_secrets(str(message)))
 
 
 class ConfigError(BeamcamError, ValueError):

@@ -29,7 +29,7 @@ def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection:
     shards = root | "PendingShards" >> beam.Create(plan.pending, reshuffle=False)
     # A break of fusion between numbers, so that shards spread over workers; only integers pass it.
     spread = shards | "Spread" >> beam.Reshuffle()
-    return spread | ProcessShards(plan.config, plan.resumed)
+    return spread | ProcessShards(plan.running)
 
 
 def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> PipelineOptions:

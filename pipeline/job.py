@@ -7,22 +7,33 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline import models, quiet, storage
+from pipeline.carrying import check_earlier
+from pipeline.class_names import load_class_names
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
+from pipeline.listing import Listing
 from pipeline.progress import images_done, show_progress
 from pipeline.run import (
     Plan,
+    check_output,
+    check_same_options,
     committed_shards,
+    find_mended,
     finish_run,
     list_input,
     marked_shards,
+    plan_mending,
     plan_run,
-    read_run_metadata,
+    read_plan,
 )
-from pipeline.worker import Worker, shared_worker
+from pipeline.running import read_run_metadata
+
+if TYPE_CHECKING:
+    from pipeline.worker import Worker
 
 
 def run_job(
@@ -38,17 +49,61 @@ def run_job(
         ConfigError: anything is wrong with the job as asked for; nothing was started then.
         RunError: the job broke off; what was committed stays, and the same call goes on from there.
     """
-    from pipeline.graph import parse_beam_options, run_graph
+    from pipeline.graph import parse_beam_options
 
+    storage.configure(config.storage_options, config.storage_timeout)
     parse_beam_options(beam_options)
     with list_input(config) as listing:
-        worker = shared_worker(config if overwrite else as_decided_before(config))
-        for note in check_labels(worker, listing.labels):
-            say(note)
-        plan = plan_run(worker.config, listing, worker.metadata, overwrite)
-    say(describe_plan(plan, worker.exposed.activation_layer))
+        plan = None if overwrite else find_finished(config, listing)
+        if plan is None:
+            worker = _load_worker(config if overwrite else as_decided_before(config))
+            for note in check_labels(worker, listing.labels):
+                say(note)
+            for note in check_since(worker.config, worker.metadata):
+                say(note)
+            plan = plan_run(worker.config, listing, worker.metadata, overwrite)
+    return _finish(plan, beam_options, say)
+
+
+def mend_run(
+    config: RunConfig, beam_options: list[str], *, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Tries the images of a run once more that failed, in place, and returns the new content of run.json.
+
+    Args:
+        config: as `config_of_run` tells it, with changes to what is no part of a result.
+        beam_options: words of the command line for Beam.
+        say: called with a line now and then.
+
+    Raises:
+        ConfigError: there is no run, or the configuration or the model is not the run's; nothing was changed then.
+        RunError: the job broke off; the same call goes on from there.
+    """
+    from pipeline.graph import parse_beam_options
+
+    storage.configure(config.storage_options, config.storage_timeout)
+    parse_beam_options(beam_options)
+    check_same_options(config)
+    plan = find_mended(config)
+    if plan is None:
+        worker = _load_worker(as_decided_before(config))
+        plan = plan_mending(worker.config, worker.metadata)
+    return _finish(plan, beam_options, say)
+
+
+def _load_worker(config: RunConfig) -> Worker:
+    quiet.import_tensorflow()
+    from pipeline.worker import shared_worker
+
+    return shared_worker(config)
+
+
+def _finish(plan: Plan, beam_options: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+    say(describe_plan(plan))
     start = time.monotonic()
     if plan.pending:
+        from pipeline.graph import run_graph
+
         try:
             with show_progress(plan.n_images, _counting(plan)):
                 run_graph(plan, beam_options)
@@ -57,6 +112,45 @@ def run_job(
                 raise KeyboardInterrupt from error
             raise RunError(_broken_off(plan, error)) from error
     return finish_run(plan, time.monotonic() - start)
+
+
+def find_finished(config: RunConfig, listing: Listing) -> Plan | None:
+    """The plan of a job that has nothing left to do, told without loading the model; None if that is not certain.
+
+    Raises:
+        ConfigError: the run in the output folder is over another input.
+    """
+    layout = RunLayout(config.output)
+    with as_config_errors(f"the output folder {config.output!r} cannot be reached"):
+        found = read_run_metadata(layout)
+        config = as_decided_before(config)
+        if found is None or found["config"] != json.dumps(config.identity(), sort_keys=True):
+            return None
+        names = load_class_names(config.class_names) if config.class_names else None
+        known = {"model_digest": models.digest_of_file(config.model), "class_names": json.dumps(names)}
+        if any(found[name] != value for name, value in known.items()):
+            return None
+        plan = read_plan(config)
+        is_finished = not plan.pending and storage.exists(layout.uri(layout.SUMMARY))
+    if not is_finished:
+        return None
+    check_output(config, listing, {name: found[name] for name in known})
+    return plan
+
+
+def check_since(config: RunConfig, metadata: Mapping[str, str]) -> Iterator[str]:
+    """Yields a note if records that are carried over may differ from those that this job would make.
+
+    Raises:
+        ConfigError: see `check_earlier`.
+    """
+    if config.since is None:
+        return
+    with as_config_errors(f"--since {config.since!r} cannot be reached"):
+        earlier = read_run_metadata(RunLayout(config.since))
+    note = check_earlier(config, metadata, earlier)
+    if note is not None:
+        yield note
 
 
 def check_labels(worker: Worker, labels: Mapping[str, int]) -> Iterator[str]:
@@ -80,9 +174,15 @@ def check_labels(worker: Worker, labels: Mapping[str, int]) -> Iterator[str]:
 
 
 def as_decided_before(config: RunConfig) -> RunConfig:
-    """With what the run in the output folder decided where it was left to it, so that all of its numbers agree."""
-    found = read_run_metadata(RunLayout(config.output)) if "auto" in (config.jit, config.precision) else None
-    if not found:
+    """With what the run in the output folder, or that of --since, decided where it was left to it.
+
+    So all of its numbers agree.
+    """
+    if "auto" not in (config.jit, config.precision):
+        return config
+    runs = (RunLayout(uri) for uri in (config.output, config.since) if uri is not None)
+    found = next(filter(None, map(read_run_metadata, runs)), None)
+    if found is None:
         return config
     jit = found.get("jit", "auto") if config.jit == "auto" else config.jit
     precision = (
@@ -91,8 +191,9 @@ def as_decided_before(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, jit=jit, precision=precision)
 
 
-def describe_plan(plan: Plan, layer: str) -> str:
+def describe_plan(plan: Plan) -> str:
     """What a run will do, in a line."""
+    layer = plan.metadata["activation_layer"]
     if not plan.pending:
         return f"the run in {plan.config.output} is complete: {plan.n_images} images; nothing to do"
     resumed = "" if len(plan.pending) == plan.n_shards else f", {plan.n_shards - len(plan.pending)} of them done before"
@@ -115,7 +216,7 @@ def _counting(plan: Plan) -> Callable[[], int]:
 
 
 def _broken_off(plan: Plan, error: Exception) -> str:
-    done = len(committed_shards(plan.layout))
+    done = len(committed_shards(plan.layout, plan.metadata))
     # Beam wraps a worker's error in one of its own, and adds the name of the stage.
     reason = re.sub(r"^RuntimeError: | \[while running .*", "", f"{type(error).__name__}: {error}".splitlines()[0])
     return (

@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 
 from pipeline import storage
+from pipeline.errors import RunError
+
+_OVERLAY = re.compile(r"(?s:.*/)?overlays/([0-9a-f]{2})/\1[0-9a-f]{30}-[A-Za-z0-9_.-]*-\d+\.png")
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class RunLayout:
     FOLDERS = ("records", "failures", "overlays", "shards")
 
     def uri(self, path: str) -> str:
-        """The uri of a path below the run."""
-        return storage.join(self.output, path)
+        """The uri of a path below the run; overlays of another run that are carried over have a uri already."""
+        return path if storage.is_absolute(path) else storage.join(self.output, path)
 
     def records(self, shard: int) -> str:
         """The records of a shard."""
@@ -39,9 +42,31 @@ class RunLayout:
         """The overlay of one map; folders by the first two digits keep listings short."""
         return f"{self.overlay_folder(image_id)}/{image_id}-{as_file_name(method)}-{target}.png"
 
+    def overlay_uri(self, path: str) -> str:
+        """The uri of an overlay that a record names.
+
+        A run may come from anybody, and its records may name any file. Only files that are named as overlays are read:
+        below the run or, where they were carried over, below another one on this machine, in a bucket or in this store.
+
+        Raises:
+            RunError: it is none.
+        """
+        uri, stores = self.uri(path), ("gs://", "s3://", f"{self.output.partition('://')[0]}://")
+        if not is_overlay(path) or not (storage.is_local(uri) or uri.startswith(stores)):
+            raise RunError(
+                f"a record of {self.output!r} names {path!r} as its overlay, which is not read: overlays lie below "
+                "overlays/ of the run, or of another one on this machine, in a bucket or in the run's store"
+            )
+        return uri
+
     def overlay_folder(self, image_id: str) -> str:
         """The folder of an image's overlays."""
         return f"overlays/{image_id[:2]}"
+
+
+def is_overlay(path: str) -> bool:
+    """Whether a path, or a uri, is named as overlays are."""
+    return _OVERLAY.fullmatch(path) is not None and ".." not in path.split("/")
 
 
 def as_file_name(method: str) -> str:

@@ -6,15 +6,15 @@ import contextlib
 import hashlib
 import importlib
 import json
+import shutil
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.errors import ConfigError, as_config_errors
+from pipeline.screening import saved_by, screen_model
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +35,7 @@ def load_model(spec: str, allow_unsafe: bool = False) -> tuple[keras.Model, str]
         The model, and a SHA-256 that changes with its architecture or weights.
 
     Raises:
-        ConfigError: it is not there, is no Keras model, or holds code and that was not allowed.
+        ConfigError: it is not there, is no Keras model, or could run code and that was not allowed (`screening`).
     """
     if spec.startswith(APPLICATIONS):
         model = _load_application(spec.removeprefix(APPLICATIONS))
@@ -44,6 +44,14 @@ def load_model(spec: str, allow_unsafe: bool = False) -> tuple[keras.Model, str]
         model = _make_model(spec)
         return model, _digest_of(model)
     return _load_file(spec, allow_unsafe)
+
+
+def digest_of_file(spec: str) -> str | None:
+    """The SHA-256 that `load_model` would tell, without loading anything; None if the model is no file."""
+    if spec.startswith(APPLICATIONS) or not storage.exists(spec):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return _digest_of_files(Path(storage.download(spec, folder)))
 
 
 def load_callable(spec: str, option: str) -> Callable[..., Any]:
@@ -131,85 +139,74 @@ def _load_file(spec: str, allow_unsafe: bool) -> tuple[keras.Model, str]:
         raise ConfigError(
             f"there is no model at {spec!r}: give a .keras or .h5 file, keras.applications:NAME or module:factory"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(storage.download(spec, folder))
-        _refuse_other_formats(path, spec)
+    with tempfile.TemporaryDirectory(prefix="beamcam-") as folder:
+        with as_config_errors(f"the model {spec!r} cannot be read"):
+            path = _copy_model(spec, Path(folder))
         if not allow_unsafe:
-            _refuse_code(path, spec)
+            screen_model(path, spec)
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=not allow_unsafe)
         except Exception as error:
-            raise ConfigError(f"the model {spec!r} cannot be loaded{_saved_by(path)}: {_first_line(error)}") from error
+            reason = _first_line(error).replace(str(path), spec)
+            raise ConfigError(f"the model {spec!r} cannot be loaded{saved_by(path)}: {reason}") from error
+        if not isinstance(model, keras.Model):
+            raise ConfigError(f"{spec!r} holds no Keras model, but one {type(model).__name__}")
         return model, _digest_of_files(path)
 
 
-def _refuse_other_formats(path: Path, spec: str) -> None:
-    if (path / "saved_model.pb").exists():
+def _copy_model(spec: str, folder: Path) -> Path:
+    """Copies a model to a folder of our own: what is looked through is what is loaded, even if the original changes."""
+    if storage.is_folder(spec):
+        return _copy_folder(spec, folder / "model")
+    suffix = PurePosixPath(spec).suffix.lower()
+    if suffix not in (".keras", ".h5", ".hdf5"):
+        raise ConfigError(f"a model file ends in .keras or .h5, and {spec!r} does not")
+    if storage.is_local(spec) and not Path(storage.absolute(spec)).is_file():
+        raise ConfigError(f"{spec!r} is neither a file nor a folder")
+    return _copy_file(spec, folder / f"model{suffix}")
+
+
+def _copy_folder(spec: str, target: Path) -> Path:
+    base = storage.open_store(spec)[1].rstrip("/") + "/"
+    files = {uri: storage.open_store(uri)[1].removeprefix(base) for uri in storage.list_files(spec, recursive=True)}
+    if "saved_model.pb" in files.values():
         raise ConfigError(
             f"{spec!r} is a TensorFlow SavedModel, whose layers cannot be looked into: save it anew from Keras with "
             "model.save('model.keras')"
         )
-    if path.is_file() and path.suffix.lower() not in (".keras", ".h5", ".hdf5"):
-        raise ConfigError(f"a model file ends in .keras or .h5, and {spec!r} does not")
+    for uri, name in files.items():
+        # An object's name may hold anything; and a link may lead anywhere.
+        if name.startswith("/") or ".." in name.split("/") or not _lies_inside(uri, spec):
+            raise ConfigError(
+                f"{spec!r} holds {name!r}, which lies outside of it: copy the model to a folder of its own"
+            )
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        _copy_file(uri, target / name)
+    target.mkdir(exist_ok=True)
+    return target
 
 
-def _refuse_code(path: Path, spec: str) -> None:
-    """Looks for Lambda layers before Keras does, to say plainly what would run."""
-    parts = list(_layers(_read_config(path)))
-    names = [part["config"].get("name", "?") for part in parts if part["class_name"] == "Lambda"]
-    if any(part["class_name"] == "__lambda__" for part in parts):  # as an activation, or another argument
-        names = names or ["without a name"]
-    if names:
-        raise ConfigError(
-            f"the model {spec!r} holds Python code, in the Lambda layers {', '.join(names)}, and loading it would run "
-            "that code on this machine: if you trust where it comes from, say --allow-unsafe-model; better, replace "
-            "them by layers of a class"
-        )
+def _lies_inside(uri: str, folder: str) -> bool:
+    if not storage.is_local(folder):
+        return True
+    path = Path(uri).resolve()
+    return path.is_file() and path.is_relative_to(Path(storage.absolute(folder)).resolve())
 
 
-def _read_config(path: Path) -> Any:
-    try:
-        if path.is_dir():
-            return json.loads((path / "config.json").read_text())
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return json.loads(archive.read("config.json"))
-        import h5py
-
-        with h5py.File(path) as file:
-            return json.loads(file.attrs.get("model_config", "{}"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        return {}  # not a model at all, which Keras says better
-
-
-def _saved_by(path: Path) -> str:
-    """What tells that a file is newer than the Keras that fails to read it."""
-    import keras
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return ""
-    return "" if version == keras.__version__ else f" (Keras {version} saved it, and this is Keras {keras.__version__})"
-
-
-def _layers(config: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(config, dict):
-        if isinstance(config.get("class_name"), str) and isinstance(config.get("config"), dict):
-            yield config
-        for value in config.values():
-            yield from _layers(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _layers(value)
+def _copy_file(uri: str, target: Path) -> Path:
+    if storage.is_local(uri):
+        shutil.copyfile(storage.absolute(uri), target)
+        return target
+    return Path(storage.download(uri, str(target.parent))).replace(target)
 
 
 def _digest_of_files(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
-            digest.update(file.read_bytes())
+            with file.open("rb") as content:
+                while block := content.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -86,6 +88,9 @@ MANIFEST = pa.schema(
 )
 
 
+EARLIER = pa.field("earlier_shard", pa.int32())  # only where there is an earlier run
+
+
 def encode_records(records: Iterable[Record], metadata: dict[str, str]) -> bytes:
     """The Parquet file of a shard's records."""
     return _encode([_record_row(record) for record in records], RECORDS, metadata)
@@ -110,11 +115,27 @@ def write_manifest(
             writer.write_table(_manifest_table(group, first, shard_size), row_group_size=rows)
 
 
-def copy_manifest(source: str, target: str, metadata: dict[str, str]) -> None:
-    """Writes a local manifest once more, with what is known of the run by now."""
-    with pq.ParquetFile(source) as file, _manifest_writer(target, metadata) as writer:
+def copy_manifest(
+    source: str,
+    target: str,
+    metadata: dict[str, str],
+    find_earlier: Callable[[Sequence[Entry]], list[int | None]] | None = None,
+) -> None:
+    """Writes a local manifest once more, with what is known of the run by now.
+
+    Args:
+        source: the local file.
+        target: another.
+        metadata: what to say of the run.
+        find_earlier: tells the shard of an earlier run that has each image; None if there is no such run.
+    """
+    schema = MANIFEST if find_earlier is None else MANIFEST.append(EARLIER)
+    with pq.ParquetFile(source) as file, _manifest_writer(target, metadata, schema) as writer:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
+            if find_earlier is not None:
+                shards = find_earlier([_entry(row) for row in table.to_pylist()])
+                table = table.append_column(EARLIER, pa.array(shards, EARLIER.type))
             writer.write_table(table, row_group_size=len(table))
 
 
@@ -128,26 +149,48 @@ def read_manifest_shard(uri: str, shard: int) -> list[Entry]:
 
 def read_manifest(uri: str) -> Iterator[Entry]:
     """All entries, a few shards at a time."""
+    for _, entries in read_manifest_shards(uri):
+        yield from entries
+
+
+def read_manifest_shards(uri: str) -> Iterator[tuple[int, list[Entry]]]:
+    """All entries by shard, with its number, a few shards in memory at a time."""
     with storage.open_file(uri) as file:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
-            yield from (_entry(row) for row in parquet.read_row_group(group).to_pylist())
+            rows = parquet.read_row_group(group).to_pylist()
+            for shard, of_shard in itertools.groupby(rows, key=operator.itemgetter("shard")):
+                yield shard, [_entry(row) for row in of_shard]
 
 
 def read_metadata(uri: str) -> dict[str, str]:
     """What this project wrote into a file's footer, without the prefix."""
     with storage.open_file(uri) as file:
-        found = pq.read_schema(file).metadata or {}
-    decoded = {key.decode(): value.decode() for key, value in found.items()}
+        return own_metadata(pq.read_schema(file))
+
+
+def own_metadata(schema: pa.Schema) -> dict[str, str]:
+    """What this project wrote beside a file's columns, without the prefix."""
+    decoded = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     return {
         key.removeprefix(METADATA_PREFIX): value for key, value in decoded.items() if key.startswith(METADATA_PREFIX)
     }
 
 
-def read_records(uri: str) -> Iterator[Record]:
-    """The records of one file, in order."""
-    for row in read_table(uri).to_pylist():
+def read_records(uri: str, ids: Collection[str] | None = None) -> Iterator[Record]:
+    """The records of one file, in order; those with these ids, or all."""
+    table = read_table(uri)
+    if ids is not None:
+        table = table.filter(pc.is_in(table["id"], pa.array(ids, pa.string())))
+    for row in table.to_pylist():
         yield _record(row)
+
+
+def read_overlay_names(uri: str) -> list[str]:
+    """The overlays that the records of one file name, as they name them."""
+    with storage.open_file(uri) as file:
+        maps = pq.ParquetFile(file).read(columns=["maps.list.element.overlay"])["maps"]
+    return pc.drop_null(pc.struct_field(pc.list_flatten(maps), "overlay")).to_pylist()
 
 
 def read_failures(uri: str) -> Iterator[Failure]:
@@ -162,6 +205,33 @@ def read_table(uri: str) -> pa.Table:
         return pq.ParquetFile(file).read()
 
 
+def parse_table(data: bytes, max_rows: int, max_bytes: int) -> pa.Table:
+    """A Parquet file that was read already, from anybody: nothing is unpacked that is larger than it should be.
+
+    Raises:
+        ValueError: it has more rows, or its columns need more bytes than that, or it is damaged.
+    """
+    file = pq.ParquetFile(io.BytesIO(data))
+    if file.metadata.num_rows > max_rows:
+        raise ValueError(f"it holds {file.metadata.num_rows} rows, and should hold {max_rows}")
+    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+    values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
+    needed = 8 * values + sum(group.total_byte_size for group in groups)  # repeated values take no room in the file
+    if needed > max_bytes:
+        raise ValueError(f"it unpacks to {needed} bytes, which is more than {max_bytes}")
+    table = file.read()
+    table.validate(full=True)
+    return table
+
+
+@contextlib.contextmanager
+def open_batches(uri: str) -> Iterator[tuple[pa.Schema, Iterator[pa.Table]]]:
+    """A Parquet file's schema, with all that its footer says, and its rows, some thousand at a time."""
+    with storage.open_file(uri) as file:
+        parquet = pq.ParquetFile(file)
+        yield parquet.schema_arrow, (pa.Table.from_batches([batch]) for batch in parquet.iter_batches(GROUP_ROWS))
+
+
 def concat_tables(tables: Sequence[pa.Table]) -> pa.Table:
     """Tables of one schema, one after the other; no table gives an empty one of records."""
     return pa.concat_tables(tables) if tables else RECORDS.empty_table()
@@ -174,10 +244,42 @@ def read_rows(file: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any
         file: its bytes.
         columns: which ones to read, as far as they are there; all if the first is not.
     """
-    parquet = pq.ParquetFile(file)
+    # A text that comes a million times is there once, in the file and so in memory, until its length is known.
+    metadata = pq.read_metadata(file)
+    leaves = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    texts = [leaf.path for leaf in leaves if leaf.path in columns and leaf.physical_type == "BYTE_ARRAY"]
+    parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts)
     there = [name for name in columns if name in parquet.schema_arrow.names]
+    _refuse_large_groups(metadata, there)
     for batch in parquet.iter_batches(GROUP_ROWS, columns=there if columns[0] in there else None):
+        longest = max((_longest_text(column) for column in batch.columns), default=0)
+        if longest * batch.num_rows > MAX_BATCH or batch.nbytes > MAX_BATCH:
+            raise ValueError(f"some cells are far too large: the longest text has {longest} bytes")
         yield from batch.to_pylist()
+
+
+MAX_BATCH = 1 << 28
+"""Bytes of some thousand rows of a user's manifest."""
+
+MAX_GROUP = 1 << 30
+"""Bytes, unpacked, of a column of a row group of a user's manifest, and eight times its values."""
+
+
+def _refuse_large_groups(metadata: pq.FileMetaData, names: Sequence[str]) -> None:
+    for group in range(metadata.num_row_groups):
+        parts = metadata.row_group(group)
+        for part in map(parts.column, range(parts.num_columns)):
+            needed = max(part.total_uncompressed_size, 8 * part.num_values)
+            if part.path_in_schema.split(".")[0] in names and needed > MAX_GROUP:
+                name = part.path_in_schema
+                raise ValueError(f"row group {group} unpacks to {needed} bytes of {name!r}: write smaller row groups")
+
+
+def _longest_text(column: pa.Array) -> int:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary
+    is_text = pa.types.is_string(column.type) or pa.types.is_binary(column.type)
+    return pc.max(pc.binary_length(column)).as_py() or 0 if is_text else 0
 
 
 def _encode(rows: list[dict[str, Any]], schema: pa.Schema, metadata: dict[str, str]) -> bytes:
@@ -204,8 +306,10 @@ def _write(table: pa.Table, metadata: dict[str, str]) -> bytes:
     return buffer.getvalue().to_pybytes()
 
 
-def _manifest_writer(target: str | io.BytesIO, metadata: dict[str, str]) -> pq.ParquetWriter:
-    schema = MANIFEST.with_metadata(_prefixed(metadata))
+def _manifest_writer(
+    target: str | io.BytesIO, metadata: dict[str, str], schema: pa.Schema = MANIFEST
+) -> pq.ParquetWriter:
+    schema = schema.with_metadata(_prefixed(metadata))
     return pq.ParquetWriter(target, schema, compression="zstd", use_dictionary=["label"], write_batch_size=64)
 
 
@@ -222,7 +326,7 @@ def _manifest_table(entries: Sequence[Entry], first: int, shard_size: int) -> pa
 
 def _group_of(shard: int, metadata: pq.FileMetaData) -> int:
     """The row group that holds a shard, by the last shard of each, which the footer tells."""
-    of_shards = metadata.num_columns - 1
+    of_shards = [metadata.schema.column(i).name for i in range(metadata.num_columns)].index("shard")
     return bisect.bisect_left(
         range(metadata.num_row_groups),
         shard,
@@ -240,7 +344,8 @@ def _has_leaf(schema: pa.Schema, path: str) -> bool:
 
 def _entry(row: dict[str, Any]) -> Entry:
     boxes = row["boxes"]
-    return Entry(row["uri"], row["label"], None if boxes is None else tuple(tuple(box) for box in boxes))
+    boxes = None if boxes is None else tuple(tuple(box) for box in boxes)
+    return Entry(row["uri"], row["label"], boxes, row.get("earlier_shard"))
 
 
 def _record_row(record: Record) -> dict[str, Any]:

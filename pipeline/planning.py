@@ -16,13 +16,14 @@ from typing import TypeVar
 from pipeline import models, parquet, storage
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.job import as_decided_before, check_labels, describe_plan
+from pipeline.flow import process_shards
+from pipeline.job import as_decided_before, check_labels, check_since, describe_plan
 from pipeline.layout import RunLayout
 from pipeline.listing import Listing
 from pipeline.progress import describe_duration, tell
-from pipeline.records import Entry, Failure, Record
+from pipeline.records import Entry, Failure, Record, Shard
 from pipeline.run import Plan, check_output, list_input, new_plan, read_plan
-from pipeline.shard import count_by_type, process_shards, wants_overlays
+from pipeline.shard import count_by_type, wants_overlays
 from pipeline.worker import Worker, shared_worker
 
 SECONDS = 15.0  # to measure for; a batch that takes longer by itself is measured once
@@ -126,10 +127,11 @@ def estimate_run(config: RunConfig, overwrite: bool = False) -> Iterator[str]:
         worker = shared_worker(config if overwrite else as_decided_before(config))
         start = time.perf_counter() - began
         yield from check_labels(worker, listing.labels)
+        yield from check_since(worker.config, worker.metadata)
         there = check_output(worker.config, listing, worker.metadata, overwrite)
         resumes = there and not overwrite
         plan = read_plan(worker.config, resumes) if resumes else new_plan(worker.config, listing, worker.metadata)
-        yield describe_plan(plan, worker.exposed.activation_layer)
+        yield describe_plan(plan)
         if plan.n_duplicates:
             yield f"{plan.n_duplicates} repetitions in the input are left out"
         if plan.pending:
@@ -291,17 +293,17 @@ def _try(worker: Worker, entries: list[Entry]) -> Trial:
     with tempfile.TemporaryDirectory(prefix="beamcam-") as folder:
         layout = RunLayout(folder)
         size = worker.config.shard_size
-        shards = [entries[first : first + size] for first in range(0, len(entries), size)]
+        shards = [Shard(i // size, entries[i : i + size]) for i in range(0, len(entries), size)]
         start = time.perf_counter()
-        for _ in process_shards(enumerate(shards), worker, layout):
+        for _ in process_shards(shards, worker, layout):
             pass
         seconds = time.perf_counter() - start
         records = tuple(itertools.islice(parquet.read_records(layout.uri(layout.records(0))), KEPT))
-        failures = [parquet.read_failures(layout.uri(layout.failures(shard))) for shard in range(len(shards))]
+        failures = [parquet.read_failures(layout.uri(layout.failures(shard.number))) for shard in shards]
         failed = {failure.id: failure for failure in itertools.chain(*failures)}
         return Trial(
             images=len(entries),
-            batches=sum(count_batches(len(shard), worker.config.batch_size) for shard in shards),
+            batches=sum(count_batches(len(shard.entries), worker.config.batch_size) for shard in shards),
             batch_size=worker.config.batch_size,
             seconds=seconds,
             records=records,

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from pipeline.wording import shown
+
 
 class Counter:
     """A number that threads add to."""
@@ -48,9 +50,29 @@ def show_progress(total: int, done: Callable[[], int], interval: float = 0.5) ->
         thread.join()
 
 
+@contextmanager
+def show_count(what: str, done: Callable[[], int], after: float = 3.0, interval: float = 0.5) -> Iterator[None]:
+    """Shows how many there are by now while the block runs, if it takes a while; nobody knows how many there will be.
+
+    Args:
+        what: the words behind the number.
+        done: how many there are, counted anew at each call.
+        after: seconds before anything is shown.
+        interval: seconds between two looks on a terminal; a log gets a line every twenty times that.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch_count, args=(what, done, after, interval, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def tell(line: str) -> None:
     """Says on standard error what is going on, which is no part of a command's result."""
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(shown(line) + "\n")
     sys.stderr.flush()
 
 
@@ -69,6 +91,20 @@ def _watch_log(total: int, done: Callable[[], int], interval: float, stop: threa
         rate = (now - first) / seconds
         left = f", {describe_duration((total - now) / rate)} left" if rate > 0 else ""
         tell(f"{now} of {total} images, {rate:.1f} images/s{left}")
+
+
+def _watch_count(what: str, done: Callable[[], int], after: float, interval: float, stop: threading.Event) -> None:
+    if stop.wait(after):
+        return
+    if sys.stderr.isatty():
+        with tqdm(unit=f" {what}", dynamic_ncols=True, leave=False) as bar:
+            while not stop.is_set():
+                bar.update(done() - bar.n)
+                stop.wait(interval)
+        return
+    while not stop.is_set():
+        tell(f"{done()} {what}")
+        stop.wait(20 * interval)
 
 
 def describe_duration(seconds: float) -> str:

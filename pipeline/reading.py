@@ -58,8 +58,8 @@ class Run:
         return self.to_arrow().to_pandas()
 
     def read_overlay(self, path: str) -> bytes:
-        """The PNG of one overlay, from a map's `overlay`."""
-        return storage.read_bytes(self._layout.uri(path))
+        """The PNG of one overlay, from a map's `overlay`; see `RunLayout.overlay_uri` for what is read."""
+        return storage.read_bytes(self._layout.overlay_uri(path))
 
     def _parts(self, folder: str) -> list[str]:
         name = self._layout.records if folder == "records" else self._layout.failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,18 @@ SCHEMA_VERSION = 1
 METRICS = ("deletion", "insertion", "drop", "increase", "pointing", "energy")
 """What `--metrics` can measure: the first four need passes of their own, the last two the manifest's boxes."""
 
-__all__ = ["METRICS", "SCHEMA_VERSION", "Entry", "Failure", "Geometry", "MapRecord", "Record", "View", "image_id"]
+__all__ = [
+    "METRICS",
+    "SCHEMA_VERSION",
+    "Entry",
+    "Failure",
+    "Geometry",
+    "MapRecord",
+    "Record",
+    "Shard",
+    "View",
+    "image_id",
+]
 
 
 def image_id(uri: str) -> str:
@@ -30,6 +42,7 @@ class Entry:
     uri: str
     label: str | None = None  # as given: a class name or index
     boxes: tuple[tuple[float, float, float, float], ...] | None = None  # x, y, w, h in original pixels
+    earlier_shard: int | None = None  # of the run named by --since that may have its record
 
     @property
     def id(self) -> str:
@@ -98,3 +111,13 @@ class Record:
         """The class with the highest logit."""
         best = int(np.argmax(self.logits))
         return best if self.logit_classes is None else int(self.logit_classes[best])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of the input: the unit of work, of commit and of resuming."""
+
+    number: int
+    entries: list[Entry]
+    known: Mapping[str, Record] = field(default_factory=dict)  # by id; what stands for an image of the same content
+    mending: bool = False  # whether `known` are the run's own records, which stay whatever the images are like by now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
+import itertools
 import json
 import tempfile
 import time
@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import parquet, storage
-from pipeline.config import RunConfig, describe_difference
+from pipeline.carrying import EarlierShards
+from pipeline.config import LATER, NOT_PART_OF_A_RESULT, RunConfig, describe_difference
 from pipeline.errors import ConfigError, RunError, as_config_errors
-from pipeline.layout import RunLayout
+from pipeline.idset import IdSet, hash_names
+from pipeline.layout import RunLayout, is_overlay
 from pipeline.listing import Listing, list_images
 from pipeline.records import SCHEMA_VERSION, Entry
+from pipeline.running import RunningJob, claim_of, is_of_run, read_run_metadata
 from pipeline.timing import sum_timings
 
 _MARKER_KEYS = frozenset(
@@ -40,12 +43,18 @@ class Plan:
     n_shards: int
     pending: tuple[int, ...]  # shards without a marker
     metadata: dict[str, str]
-    resumed: bool = False  # whether an earlier job has left files behind
+    resumed: bool = False  # whether an earlier job may have left files behind
+    mending: bool = False  # whether the run's own records stay, and only images without one are explained
 
     @property
     def layout(self) -> RunLayout:
         """Where its files lie."""
         return RunLayout(self.config.output)
+
+    @property
+    def running(self) -> RunningJob:
+        """What travels to the workers."""
+        return RunningJob(self.config, claim_of(self.metadata), self.mending)
 
     @property
     def n_pending(self) -> int:
@@ -92,12 +101,73 @@ def plan_run(config: RunConfig, listing: Listing, metadata: dict[str, str], over
     layout = RunLayout(config.output)
     there = check_output(config, listing, metadata, overwrite)
     if there and overwrite:
-        remove_run(layout)
-    if overwrite or not there:
-        _start_run(config, layout, listing, metadata)
+        with as_config_errors(f"the run in {config.output!r} cannot be removed"):
+            remove_run(layout)
+    begins = (overwrite or not there) and _start_run(config, layout, listing, metadata)
+    if not begins and (overwrite or not there):
+        check_output(config, listing, metadata)  # another job was faster: this one helps it, or is refused
     for folder in layout.FOLDERS:
         storage.remove_temporaries(layout.uri(folder))
-    return read_plan(config, resumed=there and not overwrite)
+    return read_plan(config, resumed=there or not begins)
+
+
+def config_of_run(uri: str) -> RunConfig:
+    """The configuration of a run, as far as it decides what is written; its input is its own manifest.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    layout = RunLayout(uri)
+    found = _find_run(layout)
+    # A run may come from anybody: it is not to say whether code in models is run, or what stores are asked with.
+    options = {name: v for name, v in json.loads(found["config"]).items() if name not in NOT_PART_OF_A_RESULT}
+    return RunConfig.from_dict(
+        {
+            **LATER,
+            **options,
+            "images": (layout.uri(layout.MANIFEST),),
+            "output": uri,
+            "jit": found.get("jit", "auto"),
+            "since": found.get("since"),
+        }
+    )
+
+
+def check_same_options(config: RunConfig) -> None:
+    """Raises ConfigError unless a configuration is that of the run in its output folder."""
+    found = _find_run(RunLayout(config.output))
+    difference = describe_difference(json.loads(found["config"]), config.identity())
+    if difference:
+        raise ConfigError(
+            f"the run in {config.output!r} is of another configuration ({difference}): --retry-failures takes the "
+            "run's own options, and needs no other"
+        )
+
+
+def find_mended(config: RunConfig) -> Plan | None:
+    """The plan of a run that is complete and has no failures; None of any other."""
+    plan = read_plan(config)
+    if plan.pending or not storage.exists(plan.layout.uri(plan.layout.SUMMARY)):
+        return None
+    return None if read_summary(plan.layout)["failures"] else plan
+
+
+def plan_mending(config: RunConfig, metadata: dict[str, str]) -> Plan:
+    """Opens the shards of a run again that have failures, or finds those that another job has left open.
+
+    Args:
+        config: the run's own.
+        metadata: what the model says of itself, see `plan_run`.
+
+    Raises:
+        ConfigError: the model or its class names have changed since.
+    """
+    layout = RunLayout(config.output)
+    found = _find_run(layout)
+    _check_same_model(config, metadata, found, "start a new run, with --since this one if you like")
+    with as_config_errors(f"the run in {config.output!r} cannot be written"):
+        reopen_failures(layout, found)
+    return read_plan(config, resumed=True, mending=True)
 
 
 def check_output(config: RunConfig, listing: Listing, metadata: dict[str, str], overwrite: bool = False) -> bool:
@@ -127,42 +197,55 @@ def check_output(config: RunConfig, listing: Listing, metadata: dict[str, str], 
     return there
 
 
-def read_run_metadata(layout: RunLayout) -> dict[str, str] | None:
-    """What a run's manifest says of it; None if there is no manifest, or one that is not a run's."""
-    try:
-        metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
-    except (OSError, ValueError):  # Arrow's errors are ValueErrors
-        return None
-    return metadata if {"config", "schema_version", "n_images"} <= set(metadata) else None
-
-
 def new_plan(config: RunConfig, listing: Listing, metadata: dict[str, str]) -> Plan:
     """The plan of a run that is not there yet; writes nothing."""
     n_shards = -(-listing.n_images // config.shard_size)
     return Plan(config, listing.n_images, listing.n_duplicates, n_shards, tuple(range(n_shards)), metadata)
 
 
-def read_plan(config: RunConfig, resumed: bool = False) -> Plan:
+def read_plan(config: RunConfig, resumed: bool = False, mending: bool = False) -> Plan:
     """The plan of the run that is on disk."""
     layout = RunLayout(config.output)
     metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
     n_images, n_shards = int(metadata["n_images"]), int(metadata["n_shards"])
-    done = committed_shards(layout)
+    done = committed_shards(layout, metadata)
     pending = tuple(shard for shard in range(n_shards) if shard not in done)
-    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata, resumed)
+    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata, resumed, mending)
 
 
-def committed_shards(layout: RunLayout) -> set[int]:
-    """The shards with a marker that can be read and whose files are there."""
+def committed_shards(layout: RunLayout, metadata: dict[str, str]) -> dict[int, dict[str, Any]]:
+    """The markers of the shards that are committed: those that can be read, are of this run, and whose files are there.
+
+    Args:
+        layout: the run.
+        metadata: what its manifest says.
+    """
     uris = [uri for uri in storage.list_files(layout.uri("shards")) if uri.endswith(".json")]
     there = {*storage.list_files(layout.uri("records")), *storage.list_files(layout.uri("failures"))}
-    done = set()
+    done = {}
     for content in storage.read_many(uris):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             marker = json.loads(content)
-            if {layout.uri(path) for path in marker["files"]} <= there:
-                done.add(int(marker["shard"]))
+            number = int(marker["shard"])
+            files = {layout.uri(layout.records(number)), layout.uri(layout.failures(number))}
+            if files <= there and is_of_run(marker, metadata):
+                done[number] = marker
     return done
+
+
+def reopen_failures(layout: RunLayout, metadata: dict[str, str]) -> int:
+    """Takes the commitment back of every shard with failures; its records stay where they are, to be kept.
+
+    Returns:
+        The number of failures.
+    """
+    markers = committed_shards(layout, metadata)
+    failing = {number: marker["failures"] for number, marker in markers.items() if marker["failures"]}
+    if failing:
+        storage.remove_file(layout.uri(layout.SUMMARY))
+    for number in failing:
+        storage.remove_file(layout.uri(layout.marker(number)))
+    return sum(failing.values())
 
 
 def marked_shards(layout: RunLayout) -> list[int]:
@@ -199,8 +282,26 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
             f"{plan.n_images} images went in, but {summary['records']} records and {summary['failures']} failures came "
             f"out: `beamcam verify {layout.output}` tells which are missing"
         )
+    if plan.resumed:
+        remove_orphans(layout, plan.n_shards)
     storage.write_bytes(layout.uri(layout.SUMMARY), json.dumps(summary, indent=1).encode())
     return summary
+
+
+def remove_orphans(layout: RunLayout, n_shards: int) -> None:
+    """Removes overlays that no record names: those of an earlier attempt at an image that has changed since."""
+    named = IdSet()
+    with ThreadPoolExecutor(16) as pool:
+        uris = (layout.uri(layout.records(shard)) for shard in range(n_shards))
+        for names in pool.map(parquet.read_overlay_names, uris):
+            named.add(hash_names(names))
+    base = layout.uri("")
+    found = iter(storage.list_files(layout.uri("overlays"), recursive=True))
+    while some := list(itertools.islice(found, 10_000)):
+        is_named = named.contains(hash_names(uri.removeprefix(base) for uri in some))
+        for uri in itertools.compress(some, ~is_named):
+            if is_overlay(uri.removeprefix(base)):  # a link may have led here; and other people's files stay
+                storage.remove_file(uri)
 
 
 def read_summary(layout: RunLayout) -> dict[str, Any]:
@@ -233,19 +334,25 @@ def remove_run(layout: RunLayout) -> None:
         storage.remove_file(layout.uri(name))
 
 
-def _start_run(config: RunConfig, layout: RunLayout, listing: Listing, metadata: dict[str, str]) -> None:
+def _start_run(config: RunConfig, layout: RunLayout, listing: Listing, metadata: dict[str, str]) -> bool:
+    """Writes the manifest; False if another job has done so meanwhile."""
     plan = new_plan(config, listing, metadata)
     facts = {
         "n_images": str(plan.n_images),
         "n_shards": str(plan.n_shards),
         "n_duplicates": str(plan.n_duplicates),
+        "input_digest": listing.digest,
         "config": json.dumps(config.identity(), sort_keys=True),
         "jit": config.jit,
     }
+    find_earlier = None
+    if config.since is not None:
+        facts["since"] = config.since
+        find_earlier = EarlierShards(RunLayout(config.since)).find
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-        parquet.copy_manifest(listing.path, file.name, metadata | facts)
+        parquet.copy_manifest(listing.path, file.name, metadata | facts, find_earlier)
         with as_config_errors(f"the output folder {config.output!r} cannot be written"):
-            storage.write_file(layout.uri(layout.MANIFEST), file.name)
+            return storage.create_file(layout.uri(layout.MANIFEST), file.name)
 
 
 def _check_same_run(
@@ -256,10 +363,10 @@ def _check_same_run(
     difference = describe_difference(json.loads(found["config"]), config.identity())
     if difference:
         raise ConfigError(f"{holds} of another configuration ({difference}): {ways_out}")
-    if found["model_digest"] != metadata["model_digest"]:
-        raise ConfigError(f"{holds} of another model: {config.model!r} has changed since; {ways_out}")
-    if found["class_names"] != metadata["class_names"]:
-        raise ConfigError(f"{holds} with other class names: {config.class_names!r} has changed since; {ways_out}")
+    _check_same_model(config, metadata, found, ways_out)
+    if config.since is not None and config.since != found.get("since"):
+        before = f"since {found['since']!r}" if "since" in found else "without --since"
+        raise ConfigError(f"{holds} that was begun {before}, and not since {config.since!r}: {ways_out}")
     # Images that vanished meanwhile become failures of the run that listed them; new ones would be passed over.
     new, changed = _compare(listing, parquet.read_manifest(layout.uri(layout.MANIFEST)))
     if new:
@@ -269,6 +376,22 @@ def _check_same_run(
         )
     if changed:
         raise ConfigError(f"{holds} with other labels: {len(changed)} differ, such as {changed[0]!r}'s; {ways_out}")
+
+
+def _check_same_model(config: RunConfig, metadata: dict[str, str], found: dict[str, str], ways_out: str) -> None:
+    holds = f"the output folder {config.output!r} holds a run"
+    if found["model_digest"] != metadata["model_digest"]:
+        raise ConfigError(f"{holds} of another model: {config.model!r} has changed since; {ways_out}")
+    if found["class_names"] != metadata["class_names"]:
+        raise ConfigError(f"{holds} with other class names: {config.class_names!r} has changed since; {ways_out}")
+
+
+def _find_run(layout: RunLayout) -> dict[str, str]:
+    with as_config_errors(f"the run in {layout.output!r} cannot be reached"):
+        found = read_run_metadata(layout)
+    if found is None:
+        raise ConfigError(f"there is no run in {layout.output!r}: check the path")
+    return found
 
 
 def _compare(listing: Iterable[Entry], known: Iterator[Entry]) -> tuple[list[str], list[str]]:
@@ -292,7 +415,7 @@ def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dic
     described = ("model", "model_digest", "activation_layer", "logits_layer", "probability", "preprocess")
     return {
         "schema_version": SCHEMA_VERSION,
-        "config": dataclasses.asdict(plan.config),
+        "config": plan.config.without_secrets(),
         "config_digest": plan.metadata["config_digest"],
         **{name: plan.metadata[name] for name in described},
         "class_names": json.loads(plan.metadata["class_names"]),
@@ -300,6 +423,7 @@ def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dic
         "inputs": plan.n_images,
         "duplicates": plan.n_duplicates,
         "records": sum(marker["records"] for marker in markers),
+        "carried": sum(marker.get("carried", 0) for marker in markers),
         "failures": sum(marker["failures"] for marker in markers),
         "failures_by_type": dict(sorted(kinds.items())),
         "overlays": sum(marker["overlays"] for marker in markers),

@@ -1,4 +1,4 @@
-"""Shards from uris to committed files: the whole way of an image, read from top to bottom.
+"""A shard from uris to committed files: the whole way of an image, read from top to bottom.
 
 load (read, decode) -> explain (in batches) -> make_record (encode the map, render its overlay) -> commit
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import errno
 import hashlib
-import itertools
 import json
-import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,9 +34,11 @@ from pipeline.geometry import (
 )
 from pipeline.layout import RunLayout, digest_of_overlays
 from pipeline.overlay import color_table, draw_overlay, encode_png
-from pipeline.records import Entry, Failure, MapRecord, Record
+from pipeline.records import Entry, Failure, MapRecord, Record, Shard
 from pipeline.timing import Stopwatch
-from pipeline.worker import BatchResult, Worker
+
+if TYPE_CHECKING:
+    from pipeline.worker import BatchResult, Worker
 
 KEPT_PIXELS = 2_000_000  # larger photographs are decoded again for their overlays, so that few of them are alive
 KEPT_BYTES = 4_000_000  # and larger files are read again
@@ -47,14 +46,6 @@ KEPT_BYTES = 4_000_000  # and larger files are read again
 MEASURED_SIDE = 512  # maps are compared with boxes at this size: a gigapixel photograph has no finer map
 
 RANKED = 5  # targets beyond so many best classes, or beyond the requested top, get the rank -1
-
-IN_FLIGHT = 16  # images that are read at a time from an object store, which answers late, and overlays written to it
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Threads that compute at a time on either side of the model; more would take turns, and a tenth of the time for it."""
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -77,138 +68,67 @@ class Explained:
     row: int
 
 
-def process_shards(
-    shards: Iterable[tuple[int, list[Entry]]],
-    worker: Worker,
-    layout: RunLayout,
-    progress: Callable[[int], None] = lambda _: None,
-    resumed: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Explains shards and commits each, without a pause from one to the next.
-
-    Reading and decoding run ahead of the model in threads, into the next shard if need be; what follows the model runs
-    behind it. A batch and sixteen images are alive ahead of the model, and a batch behind it.
-
-    Args:
-        shards: their numbers and images.
-        worker: the model, with the job's configuration.
-        layout: where the run's files lie.
-        progress: called with the number of images finished since the last call.
-        resumed: whether an earlier attempt may have left overlays behind, to be cleared of what no record names.
-
-    Yields:
-        The content of each shard's marker, which was written last: a shard is done if and only if it is there.
-    """
-    ahead, behind = threading.Semaphore(CORES), threading.Semaphore(CORES)
-    shards = iter(shards)
-    first = list(itertools.islice(shards, 1))
-    jobs = (
-        ShardJob(worker, layout, number, entries, resumed, ahead, behind)
-        for number, entries in itertools.chain(first, shards)
-    )
-    batch = worker.config.batch_size
-    with (
-        _pool_for([*worker.config.images, *(entry.uri for _, entries in first for entry in entries)]) as loaders,
-        _pool_for([layout.output]) as recorders,
-        ThreadPoolExecutor(1) as committer,
-    ):
-        tasks = ((job, entry) for job in jobs for entry in job.entries)
-        loaded = map_ahead(loaders, lambda task: (task[0], task[0].load(task[1])), tasks, batch + IN_FLIGHT)
-        explained = explain(loaded)
-        outcomes = map_ahead(recorders, lambda task: (task[0], task[0].make_record(task[1])), explained, max(2, batch))
-        complete = _collect(outcomes, progress)
-        try:
-            yield from map_ahead(committer, ShardJob.commit, complete, 2, cancel=False)
-        except BaseException:
-            # What broke is to be told at once, and not after everything that was waiting.
-            for pool in (loaders, recorders):
-                pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _pool_for(uris: Iterable[str]) -> ThreadPoolExecutor:
-    """Threads for work on files: as many as compute, and more where they wait for an object store."""
-    return ThreadPoolExecutor(CORES if all(map(storage.is_local, uris)) else max(CORES, IN_FLIGHT))
-
-
-def explain(loaded: Iterable[tuple[ShardJob, Loaded | Failure]]) -> Iterator[tuple[ShardJob, Explained | Failure]]:
-    """Sends images to the model in batches of one shard each, and books how long the model waits on either side."""
-    batch: list[Loaded | Failure] = []
-    items, seen, has_run = iter(loaded), 0, False
-    while True:
-        start = time.perf_counter()
-        job, item = next(items, (None, None))
-        if job is None or item is None:
-            return
-        if has_run:  # no model runs before its first batch is there
-            job.watch.time_wait("images", time.perf_counter() - start)
-        batch.append(item)
-        seen += 1
-        is_last = seen == len(job.entries)
-        if is_last or sum(isinstance(other, Loaded) for other in batch) == job.config.batch_size:
-            for outcome in job.explain(batch):
-                start = time.perf_counter()
-                yield job, outcome
-                job.watch.time_wait("room", time.perf_counter() - start)
-            batch, seen, has_run = [], 0 if is_last else seen, True
-
-
-def _collect(
-    outcomes: Iterable[tuple[ShardJob, Record | Failure]], progress: Callable[[int], None]
-) -> Iterator[ShardJob]:
-    """Hands outcomes to their shards, and yields each shard that has all of them."""
-    for job, outcome in outcomes:
-        job.outcomes.append(outcome)
-        progress(1)
-        if len(job.outcomes) == len(job.entries):
-            yield job
-
-
 @dataclass(frozen=True)
 class ShardJob:
     """A shard's images on their way, and what all of them need."""
 
     worker: Worker
     layout: RunLayout
-    number: int = 0
-    entries: list[Entry] = field(default_factory=list)
-    resumed: bool = False
+    shard: Shard
+    check_run: Callable[[], None] = lambda: None
     ahead: threading.Semaphore = field(default_factory=threading.Semaphore)  # processors for loading
     behind: threading.Semaphore = field(default_factory=threading.Semaphore)  # and for making records
     watch: Stopwatch = field(default_factory=Stopwatch)
-    outcomes: list[Record | Failure] = field(default_factory=list)
-    overlays: dict[str, str] = field(default_factory=dict)  # path -> SHA-256 of those written
+    outcomes: list[Record | Failure | None] = field(default_factory=list)
+    overlays: dict[str, str] = field(default_factory=dict)  # path -> SHA-256 of those of this run
+    broken: list[Exception] = field(default_factory=list)  # what no image can be blamed for: the shard is given up
 
     @property
     def config(self) -> RunConfig:
         """The job's."""
         return self.worker.config
 
-    def load(self, entry: Entry) -> Loaded | Failure:
-        """Reads and decodes one image; whatever goes wrong is that image's failure."""
+    @property
+    def number(self) -> int:
+        """The shard's."""
+        return self.shard.number
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The shard's."""
+        return self.shard.entries
+
+    def load(self, entry: Entry) -> Loaded | Record | Failure:
+        """Reads and decodes one image; whatever goes wrong is that image's failure.
+
+        An image whose record is known comes back as that record.
+        """
+        known = self.shard.known.get(entry.id)
         try:
-            data = self.watch.time("read", _read, entry.uri)
+            if known is not None and self.shard.mending:
+                if self._keep_overlays(known):
+                    return known
+                known = None
+            data = self.watch.time("read", self._read, entry.uri)
             with self.ahead:
-                return self._decode(entry, data)
+                digest = hashlib.sha256(data).hexdigest()
+                if known is not None and known.content_sha256 == digest:
+                    return known
+                return self._decode(entry, data, digest)
         except ImageError as error:
             return _failure(entry, error)
+        except Exception as error:  # noqa: BLE001 - an image that trips us up costs no other
+            return _failure(entry, _blame("decode", error))
 
-    def explain(self, batch: list[Loaded | Failure]) -> Iterator[Explained | Failure]:
-        """Explains the images of a batch that could be loaded; failures pass by, in their place."""
+    def explain(self, batch: Sequence[Loaded | Record | Failure | None]) -> list[Explained | Record | Failure | None]:
+        """Explains the images of a batch that could be loaded; all else passes by, in its place."""
         images = [item for item in batch if isinstance(item, Loaded)]
-        labels = [self.worker.label_index(item.entry.label) for item in images]
-        targets = [self.config.parsed_targets.row(label, self.worker.n_classes) for label in labels]
-        pixels = [item.pixels for item in images]
-        rows: Iterator[Explained] = iter(())
-        if images:
-            result = self.watch.time_model(self.worker.explain, pixels, targets)
-            rows = (Explained(item, result, row) for row, item in enumerate(images))
-        for item in batch:
-            yield item if isinstance(item, Failure) else next(rows)
+        rows = iter(self._explain(images) if images else ())
+        return [next(rows) if isinstance(item, Loaded) else item for item in batch]
 
-    def make_record(self, item: Explained | Failure) -> Record | Failure:
+    def make_record(self, item: Explained | Record | Failure | None) -> Record | Failure | None:
         """The record of one image; its overlays are written on the way."""
-        if isinstance(item, Failure):
+        if not isinstance(item, Explained):
             return item
         loaded, logits = item.loaded, item.batch.logits[item.row]
         try:
@@ -235,8 +155,6 @@ class ShardJob:
 
     def commit(self) -> dict[str, Any]:
         """Writes the shard's files, its marker last."""
-        if self.resumed:
-            self.watch.time("write", self._remove_orphans)
         records = [outcome for outcome in self.outcomes if isinstance(outcome, Record)]
         failures = [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
         metadata = self.worker.metadata
@@ -244,6 +162,7 @@ class ShardJob:
             self.layout.records(self.number): self.watch.time("codec", parquet.encode_records, records, metadata),
             self.layout.failures(self.number): self.watch.time("codec", parquet.encode_failures, failures, metadata),
         }
+        self.check_run()
         for path, data in files.items():
             self.watch.time("write", storage.write_bytes, self.layout.uri(path), data)
         marker = {
@@ -252,6 +171,7 @@ class ShardJob:
             "model_digest": self.worker.model_digest,
             "inputs": len(self.entries),
             "records": len(records),
+            "carried": sum(record is self.shard.known.get(record.id) for record in records),
             "failures": len(failures),
             "failures_by_type": count_by_type(failures),
             "overlays": len(self.overlays),
@@ -261,19 +181,59 @@ class ShardJob:
             "batch_size": self.worker.batch_size,
             **self.watch.to_dict(),
         }
+        self.check_run()  # a job that took the run over meanwhile finds no marker of ours
         storage.write_bytes(self.layout.uri(self.layout.marker(self.number)), json.dumps(marker, indent=1).encode())
         return marker
 
-    def _remove_orphans(self) -> None:
-        """Removes overlays of these images that an earlier attempt wrote, and that no record of this one names."""
-        ids = {entry.id for entry in self.entries}
-        for folder in sorted({self.layout.overlay_folder(image_id) for image_id in ids}):
-            for uri in storage.list_files(self.layout.uri(folder)):
-                name = uri.rsplit("/", 1)[-1]
-                if name.split("-", 1)[0] in ids and f"{folder}/{name}" not in self.overlays:
-                    storage.remove_file(uri)
+    def _read(self, uri: str) -> bytes:
+        try:
+            return storage.read_bytes(uri, self.config.max_bytes)
+        except FileNotFoundError as error:
+            raise ImageError("read", "FileNotFoundError", "there is no file of that name (any more)") from error
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                words = f"the file has more than the {self.config.max_bytes} bytes that --max-bytes allows"
+                raise ImageError("read", "TooLarge", words) from error
+            raise _blame("read", error) from error
+        except Exception as error:
+            raise _blame("read", error) from error
 
-    def _decode(self, entry: Entry, data: bytes) -> Loaded:
+    def _keep_overlays(self, record: Record) -> bool:
+        """Books the overlays of a record that stays; False if one of them is gone."""
+        paths = {values.overlay for values in record.maps if values.overlay is not None}
+        own = [path for path in paths if not storage.is_absolute(path)]
+        try:
+            for path in own:
+                data = self.watch.time("read", storage.read_bytes, self.layout.uri(path))
+                self.overlays[path] = hashlib.sha256(data).hexdigest()
+        except FileNotFoundError:
+            for path in own:
+                self.overlays.pop(path, None)
+            return False
+        return True
+
+    def _explain(self, images: Sequence[Loaded]) -> list[Explained | Failure]:
+        """A batch at once; one by one if that fails, so that an image that the model cannot take costs no other."""
+        targets = [self._targets(item) for item in images]
+        try:
+            result = self.watch.time_model(self.worker.explain, [item.pixels for item in images], targets)
+        except Exception:  # noqa: BLE001 - the same again, an image at a time
+            # A model that fails on a blank image too has a fault of its own.
+            self.worker.explain([np.zeros_like(images[0].pixels)], targets[:1])
+            return [self._explain_alone(item) for item in images]
+        return [Explained(item, result, row) for row, item in enumerate(images)]
+
+    def _explain_alone(self, item: Loaded) -> Explained | Failure:
+        try:
+            result = self.watch.time_model(self.worker.explain, [item.pixels], [self._targets(item)])
+        except Exception as error:  # noqa: BLE001 - the model takes others
+            return _failure(item.entry, _blame("explain", error))
+        return Explained(item, result, 0)
+
+    def _targets(self, item: Loaded) -> list[int]:
+        return self.config.parsed_targets.row(self.worker.label_index(item.entry.label), self.worker.n_classes)
+
+    def _decode(self, entry: Entry, data: bytes, digest: str) -> Loaded:
         height, width = self.worker.input_size
         decoded = self.watch.time("decode", decode_reduced, data, self.config.max_pixels, (width, height))
         view = fit_view(self.config.resize, (decoded.width, decoded.height), (width, height))
@@ -283,7 +243,7 @@ class ShardJob:
         if self.config.overlays == "blend" and wants_overlays(entry, self.config):
             whole = decoded.reduction == 1 and geometry.width * geometry.height <= KEPT_PIXELS
             kept = decoded if whole else data if len(data) <= KEPT_BYTES else entry.uri
-        return Loaded(entry, hashlib.sha256(data).hexdigest(), geometry, pixels, kept)
+        return Loaded(entry, digest, geometry, pixels, kept)
 
     def _columns(self, entry: Entry, targets: np.ndarray) -> list[int]:
         """The columns of the targets that an image wants: none for a label that it has not, none for a repetition."""
@@ -294,7 +254,7 @@ class ShardJob:
     def _photograph(self, loaded: Loaded) -> Decoded | None:
         data = loaded.photograph
         if isinstance(data, str):
-            data = self.watch.time("read", _read, data)
+            data = self.watch.time("read", self._read, data)
             if hashlib.sha256(data).hexdigest() != loaded.content_sha256:
                 raise ImageError("read", "Changed", "the file changed while it was being explained")
         if not isinstance(data, bytes):
@@ -382,36 +342,6 @@ def sum_metrics(records: Iterable[Record]) -> dict[str, dict[str, tuple[float, i
     return sums
 
 
-def map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], limit: int, cancel: bool = True
-) -> Iterator[U]:
-    """`map` in threads and in order, with at most `limit` items begun and not yet taken.
-
-    When it is broken off, items that no thread has taken up are cancelled, unless `cancel` is False.
-    """
-    begun: collections.deque[Future[U]] = collections.deque()
-    try:
-        for item in items:
-            begun.append(pool.submit(function, item))
-            if len(begun) >= limit:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            if cancel:
-                future.cancel()
-
-
-def _read(uri: str) -> bytes:
-    try:
-        return storage.read_bytes(uri)
-    except FileNotFoundError as error:
-        raise ImageError("read", "FileNotFoundError", "there is no file of that name (any more)") from error
-    except Exception as error:
-        raise ImageError("read", type(error).__name__, str(error) or type(error).__name__) from error
-
-
 def _refuse_not_finite(values: np.ndarray, what: str) -> None:
     if not np.isfinite(values).all():
         raise ImageError("explain", "NotFinite", f"{what} came out of the model as NaN or infinity")
@@ -441,6 +371,12 @@ def _keep_logits(logits: np.ndarray, count: int | None) -> tuple[np.ndarray, np.
         return logits, None
     best = np.argsort(-logits, kind="stable")[:count]
     return logits[best], best.astype(np.int32)
+
+
+def _blame(stage: str, error: Exception) -> ImageError:
+    """An error that nobody foresaw, as that of one image."""
+    reason = (str(error).splitlines() or [""])[0]
+    return ImageError(stage, type(error).__name__, reason or type(error).__name__)
 
 
 def _failure(entry: Entry, error: ImageError) -> Failure:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.wording import printable
+
 GAP = 8
 LINE = 15  # the least height of a line of text, pixels
+MAX_LETTERS = 500  # of a line, which shows fewer
 
 
 def make_sheet(tiles: Sequence[tuple[Image.Image, str]], columns: int, tile_size: int = 200) -> bytes:
@@ -32,7 +35,10 @@ def make_sheet(tiles: Sequence[tuple[Image.Image, str]], columns: int, tile_size
         sheet.paste(small, (left + (tile_size - small.width) // 2, top + (tile_size - small.height) // 2))
         for number, line in enumerate(caption.split("\n")):
             draw.text(
-                (left, top + tile_size + 1 + line_height * number), _fit(line, font, tile_size), fill="black", font=font
+                (left, top + tile_size + 1 + line_height * number),
+                _fit(printable(line[:MAX_LETTERS]), font, tile_size),
+                fill="black",
+                font=font,
             )
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")

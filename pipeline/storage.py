@@ -26,6 +26,18 @@ _HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"(?P<host>[A-Za-z0-9.]*)-(?P<process>\d+)-[0-9a-f]{32}")
 
 
+def configure(options: Sequence[str], timeout: float = 300.0) -> None:  # H-storage: to be made real
+    """Stand-in."""
+
+
+def create_file(uri: str, source: str) -> bool:  # H-storage: to be made real
+    """Stand-in: writes a file unless it is there."""
+    if exists(uri):
+        return False
+    write_file(uri, source)
+    return True
+
+
 def open_store(uri: str) -> tuple[Any, str]:
     """The file system of a uri, and the path inside it."""
     store = _file_system(_scheme(uri) or "file")
@@ -53,7 +65,7 @@ def is_absolute(uri: str) -> bool:
     return bool(_scheme(uri)) or os.path.isabs(uri)  # noqa: PTH117 - asked of each line of a manifest, and five times as fast
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, limit: int | None = None) -> bytes:  # H-storage: limit is to be made real
     """The whole content of a file or object.
 
     Raises:

@@ -10,13 +10,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import parquet
-from pipeline.config import RunConfig
-from pipeline.layout import RunLayout
+from pipeline import storage
+from pipeline.flow import process_shards
 from pipeline.progress import images_done
-from pipeline.shard import process_shards
+from pipeline.run import RunningJob
 from pipeline.stream import Stream
-from pipeline.worker import shared_worker
 
 Marker = dict[str, Any]
 
@@ -24,15 +22,17 @@ Marker = dict[str, Any]
 class ProcessShardsDoFn(beam.DoFn):
     """`process_shards` for the shards of a bundle; the model is loaded once a process."""
 
-    def __init__(self, config: RunConfig, resumed: bool):
-        self.config, self.resumed = config, resumed
+    def __init__(self, job: RunningJob):
+        self.job = job
         self.records = Metrics.counter("beamcam", "records")
         self.failures = Metrics.counter("beamcam", "failures")
 
     def setup(self) -> None:
         """Loads the model; never in the constructor, which is pickled."""
-        self.worker = shared_worker(self.config)
-        self.layout = RunLayout(self.config.output)
+        from pipeline.worker import shared_worker
+
+        storage.configure(self.job.config.storage_options, self.job.config.storage_timeout)
+        self.worker = shared_worker(self.job.config)
 
     def start_bundle(self) -> None:
         """Opens the stream that the bundle's shards flow through, so that no shard waits for the one before it."""
@@ -52,9 +52,8 @@ class ProcessShardsDoFn(beam.DoFn):
             self.stream.stop()
 
     def _process(self, numbers: Iterator[int]) -> Iterator[Marker]:
-        manifest = self.layout.uri(self.layout.MANIFEST)
-        shards = ((number, parquet.read_manifest_shard(manifest, number)) for number in numbers)
-        return process_shards(shards, self.worker, self.layout, images_done.add, self.resumed)
+        shards = self.job.read_shards(numbers)
+        return process_shards(shards, self.worker, self.job.layout, images_done.add, self.job.check_run)
 
     def _count(self, markers: Iterator[Marker]) -> Iterator[Marker]:
         for marker in markers:
@@ -66,10 +65,10 @@ class ProcessShardsDoFn(beam.DoFn):
 class ProcessShards(beam.PTransform):
     """Shards' numbers to shards' markers, with all files written."""
 
-    def __init__(self, config: RunConfig, resumed: bool = False):
+    def __init__(self, job: RunningJob):
         super().__init__()
-        self.config, self.resumed = config, resumed
+        self.job = job
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """One ParDo: pixels never cross a stage boundary."""
-        return shards | "ProcessShards" >> beam.ParDo(ProcessShardsDoFn(self.config, self.resumed))
+        return shards | "ProcessShards" >> beam.ParDo(ProcessShardsDoFn(self.job))

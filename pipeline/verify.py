@@ -1,145 +1,243 @@
-"""`beamcam verify`: proof that a run is whole, with nothing lost, doubled or damaged."""
+"""`beamcam verify`: proof that a run is whole, with nothing lost, doubled or damaged.
+
+Everything streams: shards come from the manifest one after the other, a few of them are looked through at a time
+(`checking`), and what stays of a run is sixteen bytes an image and sixteen an overlay.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import collections
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from pipeline import parquet, storage
-from pipeline.errors import RunError
-from pipeline.layout import RunLayout, digest_of_overlays
-from pipeline.records import SCHEMA_VERSION, Record, image_id
-from pipeline.run import read_markers, read_summary
+from pipeline import storage
+from pipeline.checking import Checked, RunFacts, check_shard
+from pipeline.codec import MAP_DTYPES
+from pipeline.errors import ConfigError
+from pipeline.flow import CORES, IN_FLIGHT, map_ahead
+from pipeline.idset import IdSet, as_ids, hash_names
+from pipeline.layout import RunLayout
+from pipeline.parts import Part, Parts
+from pipeline.problems import COUNT, COUNTS, OPTIONS, WORD, Kinds, Problem, one_line, plain, read_object, shorten
+from pipeline.progress import Counter, show_progress
+from pipeline.records import SCHEMA_VERSION, image_id
+from pipeline.walking import walk_files
+
+TOLD = 3  # problems of a kind that are told one by one
+
+COUNTED = ("records", "failures", "overlays", "carried")  # by every marker, and their sums by run.json
+
+LISTED = 4096  # overlays that are looked for at a time
+
+SUMMARY: Kinds = {
+    "schema_version": (lambda value: value == SCHEMA_VERSION, f"{SCHEMA_VERSION} for this program"),
+    "config": OPTIONS, "config_digest": WORD, "model_digest": WORD, "failures_by_type": COUNTS, "shards": COUNT,
+    "class_names": (
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
+        "a list of words, or null",
+    ),
+    **dict.fromkeys(("inputs", "records", "failures", "overlays"), COUNT),
+}  # fmt: skip
+"""What run.json must say."""
 
 
-def verify_run(path: str) -> Iterator[str]:
-    """Yields what is wrong with a run, a sentence each; nothing if all is well.
+class Told:
+    """What is told of many problems: a few of each kind as they are found, and in the end how many more there are.
 
-    Checked: the summary, every marker, the checksum of every file, that the images of each shard are those of the
-    manifest, each once, as a record or a failure, that maps are finite and match their declared size, and that the
-    overlays on disk are exactly those that the records name.
+    Attributes:
+        total: how many there were.
     """
-    layout = RunLayout(storage.absolute(path))
+
+    def __init__(self) -> None:
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    @property
+    def total(self) -> int:
+        """How many problems there were."""
+        return self._counts.total()
+
+    def lines(self, problems: Iterable[Problem]) -> Iterator[str]:
+        """Yields sentences."""
+        for problem in problems:
+            self._counts[problem.kind] += 1
+            if self._counts[problem.kind] <= TOLD:
+                yield problem.sentence
+        for kind, count in self._counts.items():
+            if count > TOLD:
+                yield f"and {count - TOLD} more: {kind}"
+
+
+def verify_run(path: str) -> Iterator[Problem]:
+    """Yields what is wrong with a run, as it is found; nothing if all is well.
+
+    Checked: run.json and every marker, value by value, and that they count the same; the size and checksum of every
+    file; that the manifest's shards and ids are in order and unique, and that each image is there once, as a record or
+    a failure, under its id and label; columns and footers of every Parquet file; that logits, maps and boxes are what
+    they can be; that each overlay is there with the content that it had, and no other; that no other file is there.
+
+    Raises:
+        ConfigError: there is no run at all, or no store of that name.
+    """
+    layout = RunLayout(_open(path))
+    hint = "the same `beamcam run` writes it once all shards are committed"
+    summary = yield from read_object(layout, layout.SUMMARY, SUMMARY, hint)
+    if summary is not None:
+        yield from _Walk(layout, summary).problems()
+
+
+def _open(path: str) -> str:
+    """The absolute uri of a run, which must be there in part at least."""
     try:
-        summary = read_summary(layout)
-        markers = read_markers(layout, range(summary["shards"]))
-    except RunError as error:
-        yield str(error)
-        return
-    yield from _verify_counts(summary, markers)
-    yield from _verify_listing(layout, markers)
-    seen: set[str] = set()
-    overlays: set[str] = set()
-    for marker in markers:
+        uri = storage.absolute(path).rstrip("/")
+        storage.open_store(uri)
+    except OSError as error:
+        raise ConfigError(f"{path!r} cannot be verified: {one_line(error)}") from error
+    layout = RunLayout(uri)
+    try:
+        storage.read_bytes(layout.uri(layout.SUMMARY))
+    except FileNotFoundError:
+        if not storage.exists(layout.uri(layout.MANIFEST)):
+            raise ConfigError(
+                f"{path!r} holds no run: neither {layout.SUMMARY} nor {layout.MANIFEST} is there"
+            ) from None
+    except Exception:  # noqa: BLE001 - it is there and damaged, or the store is away: whoever reads it tells
+        return uri
+    return uri
+
+
+def _facts(layout: RunLayout, summary: Mapping[str, Any]) -> RunFacts:
+    config, names = summary["config"], summary["class_names"]
+    kind, _, count = str(config.get("logits")).partition(":")
+    dtypes = [stored for name, stored in MAP_DTYPES.items() if config.get("map_dtype") == name]
+    share = 0 if config.get("overlays") == "none" else config.get("overlay_sample")
+    return RunFacts(
+        layout,
+        {name: summary[name] for name in ("config_digest", "model_digest")},
+        None if names is None else len(names),
+        int(count) if kind == "top" and count.isdecimal() and len(count) < 10 else None,
+        dtypes[0] if dtypes else None,
+        bool(share) if share in (0, 1) else None,
+    )
+
+
+class _Walk:
+    """One walk through a run, and what is kept of it."""
+
+    def __init__(self, layout: RunLayout, summary: Mapping[str, Any]):
+        self.layout, self.summary, self.run = layout, summary, _facts(layout, summary)
+        self.parts = Parts(layout, self.run.digests)
+        self.totals: collections.Counter[str] = collections.Counter()  # of what markers count
+        self.failures_by_type: collections.Counter[str] = collections.Counter()
+        self.are_markers_whole = True
+        self.n_logits: int | None = None  # of the first record
+        self.overlays = IdSet()
+        self.unknown = IdSet()  # images whose overlays are not known, since their shard could not be read
+
+    def problems(self) -> Iterator[Problem]:
+        """Yields what is wrong, and shows how far it has come."""
+        done = Counter()
+        with show_progress(self.summary["inputs"], lambda: done.value):
+            for checked in self._checked():
+                if isinstance(checked, Problem):
+                    yield checked
+                else:
+                    yield from checked.problems
+                    yield from self._sum_up(checked)
+                    done.add(len(checked.part.labels))
+        if self.parts.is_whole:
+            yield from self._check_counts()
+            yield from self._check_folders()
+            yield from self._check_overlays()
+
+    def _checked(self) -> Iterator[Checked | Problem]:
+        """The shards of the manifest, looked through in threads and in order; among them the manifest's problems."""
+        at_a_time = CORES if storage.is_local(self.layout.output) else IN_FLIGHT
+        with ThreadPoolExecutor(at_a_time) as pool, ThreadPoolExecutor(4 * at_a_time) as readers:
+
+            def check(part: Part | Problem) -> Checked | Problem:
+                return part if isinstance(part, Problem) else check_shard(self.run, readers, part)
+
+            yield from map_ahead(pool, check, self.parts, 2 * at_a_time)
+
+    def _sum_up(self, checked: Checked) -> Iterator[Problem]:
+        if checked.overlays is None:
+            self.unknown.add(as_ids(map(image_id, {*checked.part.labels, *checked.uris})))
+        else:
+            self.overlays.add(checked.overlays)
+        if checked.marker is None:
+            self.are_markers_whole = False
+        else:
+            self.totals.update({name: checked.marker.get(name, 0) for name in COUNTED})
+            self.failures_by_type.update(checked.marker["failures_by_type"])
+        for length, uri in checked.logit_lengths.items():
+            self.n_logits = self.n_logits or length
+            if length != self.n_logits:
+                words = f"{plain(uri)} has {length} logits, and the run's first record {self.n_logits}"
+                yield Problem("shard with another number of logits", words)
+
+    def _check_counts(self) -> Iterator[Problem]:
+        counts = {"inputs": self.parts.n_images, "shards": self.parts.n_shards}
+        for name, count in counts.items():
+            if self.summary[name] != count:
+                words = f"run.json counts {self.summary[name]} {name}, and {self.layout.MANIFEST} lists {count}"
+                yield Problem("run.json with another count", words)
+        if not self.are_markers_whole:
+            return
+        found: dict[str, Any] = {**self.totals, "failures_by_type": dict(self.failures_by_type)}
+        for name, total in found.items():
+            said = self.summary.get(name, total)
+            if said != total:
+                words = f"run.json counts {shorten(said)} {name}, and the shards' markers {shorten(total)}"
+                yield Problem("run.json with another count", words)
+
+    def _check_folders(self) -> Iterator[Problem]:
+        """Readers take every file of a folder: there must be none but the shards' own."""
+        for folder, name in (
+            ("records", self.layout.records),
+            ("failures", self.layout.failures),
+            ("shards", self.layout.marker),
+        ):
+            for path in self._list(folder):
+                if isinstance(path, Problem):
+                    yield path
+                    continue
+                number = re.search(r"(\d{5,18})\.", path)
+                if number and int(number[1]) < self.parts.n_shards and name(int(number[1])) == path:
+                    continue
+                yield _stranger(path, "belongs to no shard")
+
+    def _check_overlays(self) -> Iterator[Problem]:
+        """Overlays that records name were read, shard by shard; here come those that no record names."""
+        paths = self._list("overlays")
+        while some := list(itertools.islice(paths, LISTED)):
+            yield from (path for path in some if isinstance(path, Problem))
+            files = [path for path in some if not isinstance(path, Problem)]
+            for row in np.flatnonzero(~self.overlays.contains(hash_names(files))):
+                if not self._may_belong(files[row]):
+                    yield _stranger(files[row], "belongs to no record")
+
+    def _may_belong(self, path: str) -> bool:
+        """Whether it is the overlay of an image whose shard could not be read."""
+        found = re.fullmatch(r"overlays/[0-9a-f]{2}/([0-9a-f]{32})-[^/]*\.png", path)
+        return bool(found and self.unknown.contains(as_ids([found[1]]))[0])
+
+    def _list(self, folder: str) -> Iterator[str | Problem]:
+        """The paths of all files in a folder of the run, below the run."""
+        base = self.layout.uri("")
         try:
-            yield from _verify_shard(layout, marker, summary, seen, overlays)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # whatever a damaged Parquet file makes of itself
-            yield f"shard {marker['shard']} cannot be read: {type(error).__name__}: {error}"
-    yield from _verify_overlays(layout, overlays)
+            for uri in walk_files(self.layout.uri(folder)):
+                yield uri.removeprefix(base)
+        except Exception as error:  # noqa: BLE001 - stores have errors of all kinds
+            yield Problem("folder cannot be listed", f"{folder} cannot be listed: {one_line(error)}")
 
 
-def _verify_counts(summary: dict[str, Any], markers: list[dict[str, Any]]) -> Iterator[str]:
-    for name in ("inputs", "records", "failures", "overlays"):
-        total = sum(marker[name] for marker in markers)
-        if total != summary[name]:
-            yield f"run.json counts {summary[name]} {name}, and the shards' markers {total}"
-    if summary["records"] + summary["failures"] != summary["inputs"]:
-        yield f"{summary['inputs']} inputs, but {summary['records']} records and {summary['failures']} failures"
-
-
-def _verify_shard(
-    layout: RunLayout, marker: dict[str, Any], summary: dict[str, Any], seen: set[str], overlays: set[str]
-) -> Iterator[str]:
-    shard = marker["shard"]
-    for name in ("config_digest", "model_digest"):
-        if marker[name] != summary[name]:
-            yield f"shard {shard} was written with another {name.removesuffix('_digest')}"
-    damaged = list(_verify_files(layout, marker))
-    yield from damaged
-    if damaged:
-        return
-    records = list(parquet.read_records(layout.uri(layout.records(shard))))
-    failures = list(parquet.read_failures(layout.uri(layout.failures(shard))))
-    version = parquet.read_metadata(layout.uri(layout.records(shard))).get("schema_version")
-    if version != str(SCHEMA_VERSION):
-        yield f"{layout.records(shard)} has the schema version {version}, and this program reads {SCHEMA_VERSION}"
-    if (len(records), len(failures)) != (marker["records"], marker["failures"]):
-        yield f"shard {shard} holds {len(records)} records and {len(failures)} failures, unlike its marker"
-    ids = {item.uri: item.id for item in records} | {item.uri: item.id for item in failures}
-    if len(ids) != len(records) + len(failures):
-        yield f"shard {shard} holds an image twice"
-    yield from _verify_ids(layout, shard, ids, seen)
-    for record in records:
-        yield from _verify_maps(record)
-    named = {values.overlay for record in records for values in record.maps if values.overlay is not None}
-    yield from _verify_pictures(layout, marker, named)
-    overlays |= named
-
-
-def _verify_listing(layout: RunLayout, markers: list[dict[str, Any]]) -> Iterator[str]:
-    """Readers take every file of a folder: there must be none but the shards' own."""
-    shards = range(len(markers))
-    expected = {
-        layout.uri(name(shard)) for name in (layout.records, layout.failures, layout.marker) for shard in shards
-    }
-    for folder in ("records", "failures", "shards"):
-        for uri in sorted(set(storage.list_files(layout.uri(folder))) - expected)[:3]:
-            yield f"{uri.removeprefix(layout.uri(''))} belongs to no shard"
-
-
-def _verify_pictures(layout: RunLayout, marker: dict[str, Any], named: set[str]) -> Iterator[str]:
-    there = sorted(path for path in named if storage.exists(layout.uri(path)))
-    contents = storage.read_many([layout.uri(path) for path in there])
-    digests = {path: hashlib.sha256(data).hexdigest() for path, data in zip(there, contents, strict=True)}
-    if len(there) == len(named) and digest_of_overlays(digests) != marker["overlays_sha256"]:
-        small = min(zip(map(len, contents), there, strict=True), default=(0, "none"))
-        yield f"shard {marker['shard']} has overlays of other content than its marker says; the smallest is {small[1]}"
-
-
-def _verify_files(layout: RunLayout, marker: dict[str, Any]) -> Iterator[str]:
-    for path, expected in marker["files"].items():
-        try:
-            data = storage.read_bytes(layout.uri(path))
-        except OSError as error:
-            yield f"{path} cannot be read: {type(error).__name__}"
-            continue
-        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-            yield f"{path} is damaged: {len(data)} bytes of another checksum than its shard's marker says"
-
-
-def _verify_ids(layout: RunLayout, shard: int, ids: dict[str, str], seen: set[str]) -> Iterator[str]:
-    expected = {entry.uri for entry in parquet.read_manifest_shard(layout.uri(layout.MANIFEST), shard)}
-    for uri in sorted(expected - set(ids))[:3]:
-        yield f"shard {shard} lost {uri}"
-    for uri in sorted(set(ids) - expected)[:3]:
-        yield f"shard {shard} holds {uri}, which is not in its part of the manifest"
-    for uri, identity in ids.items():
-        if identity != image_id(uri):
-            yield f"the id of {uri} is {identity}, and should be {image_id(uri)}"
-        if identity in seen:
-            yield f"{uri} is there twice"
-        seen.add(identity)
-
-
-def _verify_maps(record: Record) -> Iterator[str]:
-    for values in record.maps:
-        try:
-            finite = bool(np.isfinite(values.array()).all())
-        except ValueError as error:
-            yield f"the {values.method} map of {record.uri} cannot be decoded: {error}"
-            continue
-        if not finite:
-            yield f"the {values.method} map of {record.uri} holds values that are not finite numbers"
-
-
-def _verify_overlays(layout: RunLayout, expected: set[str]) -> Iterator[str]:
-    base = layout.uri("")
-    found = {uri.removeprefix(base) for uri in storage.list_files(layout.uri("overlays"), recursive=True)}
-    for kind, paths in (("is missing", expected - found), ("belongs to no record", found - expected)):
-        for path in sorted(paths)[:3]:
-            yield f"{path} {kind}" + (
-                f" (and {len(paths) - 3} more)" if len(paths) > 3 and path == sorted(paths)[2] else ""
-            )
+def _stranger(path: str, words: str) -> Problem:
+    if path.rsplit("/", 1)[-1].startswith(storage.TEMPORARY):
+        words = "is what a writer leaves that was killed: remove it, unless a job is running there"
+        return Problem("temporary file", f"{plain(path)} {words}")
+    return Problem(f"file that {words}", f"{plain(path)} {words}: remove it")

@@ -19,9 +19,10 @@ import explainers as ex
 from explainers.compiled import FAITHFULNESS, PREPROCESSES
 from explainers.devices import gaining_precision, prepare_devices
 from explainers.errors import ExplainerError
-from pipeline import models, storage
+from pipeline import models
+from pipeline.class_names import load_class_names
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, as_config_errors
+from pipeline.errors import ConfigError
 from pipeline.layout import as_file_name
 from pipeline.records import SCHEMA_VERSION
 
@@ -195,36 +196,6 @@ def versions() -> dict[str, str]:
     """The versions of what computes the numbers."""
     packages = ("beamcam", "tensorflow", "keras", "numpy", "pillow", "pyarrow")
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
-
-
-def load_class_names(uri: str) -> list[str]:
-    """Reads class names: one a line, or `index wnid name`, or a JSON list or object as Keras's ImageNet index.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    with as_config_errors(f"--class-names {uri!r} cannot be read"):
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        return _names_from_json(json.loads(text)) if uri.endswith(".json") else _names_from_lines(text.splitlines())
-
-
-def _names_from_json(content: Any) -> list[str]:
-    values = [content[str(i)] for i in range(len(content))] if isinstance(content, dict) else content
-    return [value[-1] if isinstance(value, list) else str(value) for value in values]
-
-
-def _names_from_lines(lines: Sequence[str]) -> list[str]:
-    names = [line.strip() for line in lines if line.strip()]
-    if names and all(name.split()[0] == str(i) and " " in name for i, name in enumerate(names)):
-        names = [name.split(maxsplit=1)[1] for name in names]
-    if names and all(_starts_with_wnid(name) for name in names):
-        names = [name.split(maxsplit=1)[1] for name in names]
-    return names
-
-
-def _starts_with_wnid(name: str) -> bool:
-    first, _, rest = name.partition(" ")
-    return bool(rest) and len(first) == 9 and first[0] == "n" and first[1:].isdigit()
 
 
 def _expose(model: Any, config: RunConfig) -> ex.Exposed:

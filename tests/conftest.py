@@ -15,6 +15,7 @@ from PIL import Image
 
 import explainers as ex
 from tests.comparing import ERRORS
+from tests.emulators import gcs, gcs_environment, s3, s3_environment  # noqa: F401 - fixtures
 
 ARTIFACTS = Path(__file__).parent.parent / "artifacts"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import RunConfig, open_run, run_job, shard
+from pipeline import RunConfig, RunError, flow, open_run, parquet, run_job, shard
 from pipeline.layout import RunLayout
-from pipeline.records import Entry
-from pipeline.shard import process_shards
+from pipeline.records import Entry, Shard
+from pipeline.flow import process_shards
 from pipeline.timing import STAGES, describe_timings
 from pipeline.worker import Worker
 
@@ -32,8 +32,8 @@ def entries(tmp_path_factory) -> list[Entry]:
     return [Entry(str(path)) for path in sorted(folder.iterdir())]
 
 
-def cut(entries: list[Entry], size: int) -> list[tuple[int, list[Entry]]]:
-    return [(i // size, entries[i : i + size]) for i in range(0, len(entries), size)]
+def cut(entries: list[Entry], size: int) -> list[Shard]:
+    return [Shard(i // size, entries[i : i + size]) for i in range(0, len(entries), size)]
 
 
 def test_markers_come_in_order_each_after_its_files(worker, entries, tmp_path) -> None:
@@ -69,10 +69,10 @@ def test_the_next_shard_is_explained_while_one_is_being_committed(worker, entrie
 def test_images_of_the_next_shard_are_read_before_the_model_has_seen_this_one(worker, entries, tmp_path) -> None:
     pulled = []
 
-    def arriving() -> Iterator[tuple[int, list[Entry]]]:
-        for number, part in cut(entries, 4):
-            pulled.append(number)
-            yield number, part
+    def arriving() -> Iterator[Shard]:
+        for part in cut(entries, 4):
+            pulled.append(part.number)
+            yield part
 
     stream = process_shards(arriving(), worker, RunLayout(str(tmp_path)))
     next(stream)
@@ -93,7 +93,8 @@ def test_a_batch_holds_images_of_one_shard(worker, entries, tmp_path, monkeypatc
 
 def test_a_shard_of_failures_alone_stands_between_others(worker, entries, tmp_path) -> None:
     missing = [Entry(str(tmp_path / f"{i}.png")) for i in range(3)]
-    shards = [(0, entries[:3]), (1, missing), (2, [missing[0], entries[3], missing[1]]), (3, missing[:1])]
+    parts = [entries[:3], missing, [missing[0], entries[3], missing[1]], missing[:1]]
+    shards = [Shard(number, part) for number, part in enumerate(parts)]
     markers = list(process_shards(shards, worker, RunLayout(str(tmp_path / "run"))))
     assert [(m["records"], m["failures"]) for m in markers] == [(3, 0), (0, 3), (1, 2), (0, 1)]
 
@@ -103,34 +104,107 @@ def test_no_shards_are_no_markers(worker, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("broken", ["commit", "explain"])
-def test_what_breaks_a_shard_reaches_the_caller_and_earlier_ones_stay(
-    broken, worker, entries, tmp_path, monkeypatch
+def test_an_output_that_refuses_stops_the_job_at_once_and_what_is_committed_stays(
+    worker, entries, tmp_path, monkeypatch
 ) -> None:
     commit = shard.ShardJob.commit
 
     def fail_at_two(job):
-        if job.number == 2:
+        if job.number >= 2:
+            tried.append(job.number)
             raise OSError("no space left")
         return commit(job)
 
-    def fail_later(images, targets):
-        calls.append(1)
-        if len(calls) == 5:
-            raise OSError("no space left")
-        return Worker.explain(worker, images, targets)
-
-    calls: list[int] = []
-    if broken == "commit":
-        monkeypatch.setattr(shard.ShardJob, "commit", fail_at_two)
-    else:
-        monkeypatch.setattr(worker, "explain", fail_later)
+    tried: list[int] = []
+    monkeypatch.setattr(shard.ShardJob, "commit", fail_at_two)
     layout = RunLayout(str(tmp_path))
     with pytest.raises(OSError, match="no space left"):
-        list(process_shards(cut(entries, 8), worker, layout))
-    done = {path.stem for path in Path(layout.uri("shards")).glob("*.json")}
-    assert done >= {"00000"}
-    assert "00002" not in done
+        list(process_shards(cut(entries, 3), worker, layout))
+    assert {path.stem for path in Path(layout.uri("shards")).glob("*.json")} == {"00000", "00001"}
+    assert len(tried) <= 2  # one may have been begun
+
+
+@pytest.mark.parametrize("step", ["commit", "make_record", "explain"])
+def test_a_shard_that_breaks_costs_no_other(step, worker, entries, tmp_path, monkeypatch) -> None:
+    work = getattr(shard.ShardJob, step)
+
+    def break_two(job, *item):
+        if job.number == 2:
+            raise RuntimeError("a fault of nobody's")
+        return work(job, *item)
+
+    monkeypatch.setattr(shard.ShardJob, step, break_two)
+    layout, markers = RunLayout(str(tmp_path)), []
+    with pytest.raises(RunError, match="shard 2 broke: RuntimeError: a fault of nobody's"):
+        markers.extend(process_shards(cut(entries, 5), worker, layout))
+    assert {path.stem for path in Path(layout.uri("shards")).glob("*.json")} == {"00000", "00001", "00003", "00004"}
+    monkeypatch.undo()
+    (again,) = process_shards(cut(entries, 5)[2:3], worker, layout)
+    assert (again["records"], again["failures"]) == (5, 0)
+
+
+def test_three_broken_shards_in_a_row_stop_the_job(worker, entries, tmp_path, monkeypatch) -> None:
+    def fail(images, targets):
+        calls.append(len(images))
+        raise RuntimeError("the device is lost")
+
+    calls: list[int] = []
+    monkeypatch.setattr(worker, "explain", fail)
+    layout = RunLayout(str(tmp_path))
+    with pytest.raises(RunError, match="shards 0, 1, 2 broke: RuntimeError: the device is lost"):
+        list(process_shards(cut(entries, 2), worker, layout))
+    assert list(tmp_path.rglob("*.json")) == []
+    assert 6 <= len(calls) < 24  # a batch and a blank image of each of them, and few of those behind
+
+
+def test_an_image_that_the_model_cannot_take_costs_no_other(worker, entries, tmp_path, monkeypatch) -> None:
+    def explain(images, targets):
+        if any((image == poison).all() for image in images):
+            raise ValueError("bad pixels\nsecond line")
+        return Worker.explain(worker, images, targets)
+
+    plain = list(process_shards(cut(entries[:8], 8), worker, RunLayout(str(tmp_path / "plain"))))
+    poison = shard.ShardJob(worker, RunLayout("-"), Shard(0, [])).load(entries[5]).pixels
+    monkeypatch.setattr(worker, "explain", explain)
+    layout = RunLayout(str(tmp_path / "run"))
+    (marker,) = process_shards(cut(entries[:8], 8), worker, layout)
+    assert (marker["records"], marker["failures_by_type"]) == (7, {"explain:ValueError": 1})
+    (failure,) = parquet.read_failures(layout.uri(layout.failures(0)))
+    assert (failure.uri, failure.message) == (entries[5].uri, "bad pixels")
+    good = {record.uri: record for record in parquet.read_records(layout.uri(layout.records(0)))}
+    expected = {record.uri: record for record in parquet.read_records(f"{tmp_path}/plain/{layout.records(0)}")}
+    assert plain[0]["records"] == 8
+    assert set(expected) - set(good) == {entries[5].uri}
+    for uri, record in good.items():
+        np.testing.assert_allclose(record.logits, expected[uri].logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(record.maps[0].array(), expected[uri].maps[0].array(), rtol=1e-3, atol=1e-6)
+
+
+def test_an_error_that_nobody_foresaw_is_the_failure_of_its_image(worker, entries, tmp_path, monkeypatch) -> None:
+    def trip(data, *_):
+        if data == Path(entries[1].uri).read_bytes():
+            raise KeyError("surprise")
+        return decode(data, *_)
+
+    decode = shard.decode_reduced
+    monkeypatch.setattr(shard, "decode_reduced", trip)
+    (marker,) = process_shards(cut(entries[:3], 3), worker, RunLayout(str(tmp_path)))
+    assert (marker["records"], marker["failures_by_type"]) == (2, {"decode:KeyError": 1})
+
+
+def test_nothing_is_committed_to_a_run_that_another_job_has_taken(worker, entries, tmp_path) -> None:
+    def check_run() -> None:
+        checks.append(1)
+        if len(checks) > 2:
+            raise RunError("taken")
+
+    checks: list[int] = []
+    layout, markers = RunLayout(str(tmp_path)), []
+    with pytest.raises(RunError, match="taken"):
+        for marker in process_shards(cut(entries, 5), worker, layout, check_run=check_run):
+            markers.append(marker["shard"])
+    assert markers == [0]
+    assert sorted(path.name for path in tmp_path.glob("shards/*")) == ["00000.json"]
 
 
 def test_every_second_of_a_run_is_in_its_markers_and_its_summary(photographs, tiny_model_path, tmp_path) -> None:
@@ -152,10 +226,10 @@ def test_every_second_of_a_run_is_in_its_markers_and_its_summary(photographs, ti
 def test_large_photographs_are_decoded_again_and_large_files_read_again_for_the_same_overlays(
     pixels, content, worker, entries, tmp_path, monkeypatch
 ) -> None:
-    kept = list(process_shards([(0, entries[:5])], worker, RunLayout(str(tmp_path / "kept"))))
+    kept = list(process_shards([Shard(0, entries[:5])], worker, RunLayout(str(tmp_path / "kept"))))
     monkeypatch.setattr(shard, "KEPT_PIXELS", pixels)
     monkeypatch.setattr(shard, "KEPT_BYTES", content)
-    again = list(process_shards([(0, entries[:5])], worker, RunLayout(str(tmp_path / "again"))))
+    again = list(process_shards([Shard(0, entries[:5])], worker, RunLayout(str(tmp_path / "again"))))
     assert again[0]["overlays"] == 5
     assert again[0]["overlays_sha256"] == kept[0]["overlays_sha256"]
     assert again[0]["files"] == kept[0]["files"]
@@ -174,7 +248,7 @@ def test_a_file_that_changes_between_the_model_and_its_overlay_is_a_failure(
     monkeypatch.setattr(shard, "KEPT_PIXELS", 0)
     monkeypatch.setattr(shard, "KEPT_BYTES", 0)
     monkeypatch.setattr(worker, "explain", explain)
-    shards = [(0, [Entry(str(picture)), entries[2]])]
+    shards = [Shard(0, [Entry(str(picture)), entries[2]])]
     (marker,) = process_shards(shards, worker, RunLayout(str(tmp_path / "run")))
     assert (marker["records"], marker["failures_by_type"], marker["overlays"]) == (1, {"read:Changed": 1}, 1)
 
@@ -196,6 +270,6 @@ def test_what_was_begun_is_cancelled_or_kept_when_later_items_fail(cancel) -> No
 
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(OSError, match="no space left"):
-            list(shard.map_ahead(pool, work, items(), 5, cancel=cancel))
+            list(flow.map_ahead(pool, work, items(), 5, cancel=cancel))
         release.set()
     assert done == ([0] if cancel else [0, 1])  # a complete shard is committed, whatever becomes of the next one

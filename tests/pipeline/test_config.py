@@ -45,10 +45,14 @@ OTHERS = {
     "logits": "top:5",
     "map_dtype": "uint8",
     "max_pixels": 1_000_000,
+    "max_bytes": 50_000,
     "max_failures": 0,
     "allow_unsafe_model": True,
     "jit": "off",
     "precision": "bfloat16",
+    "since": "runs/yesterday",
+    "storage_options": ("gs.requester_pays=true",),
+    "storage_timeout": 20.5,
 }
 
 
@@ -75,6 +79,9 @@ def test_the_table_of_other_values_covers_every_option() -> None:
         ("batch_size", 0, r"--batch-size is at least 1, not 0"),
         ("shard_size", -3, r"--shard-size is at least 1, not -3"),
         ("overlays", "heat", r"--overlays is one of blend, layer, none, not 'heat'"),
+        ("max_bytes", 0, r"--max-bytes is at least 1, not 0"),
+        ("storage_timeout", 0, r"--storage-timeout is a number of seconds above 0, not 0"),
+        ("storage_timeout", float("inf"), r"--storage-timeout is a number of seconds above 0, not inf"),
         ("overlay_size", 0, r"--overlay-size is at least 1, not 0"),
         ("overlay_sample", 1.1, r"--overlay-sample is a share between 0 and 1, not 1\.1"),
         ("overlay_sample", -0.1, r"--overlay-sample is a share between 0 and 1, not -0\.1"),
@@ -190,7 +197,8 @@ def test_options_that_came_later_are_no_part_of_a_run_that_does_not_use_them() -
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_run_is_another_if_and_only_if_an_option_of_the_result_is_another(name: str) -> None:
     other = _with(**{name: OTHERS[name]})
-    may_change = name in ("output", "images", "batch_size", "jit", "max_failures", "allow_unsafe_model")
+    results = ("output", "images", "batch_size", "jit", "max_failures", "allow_unsafe_model")
+    may_change = name in (*results, "since", "storage_options", "storage_timeout")
     assert (other.identity() == BASE.identity()) == may_change
     assert (other.digest() == BASE.digest()) == may_change
     assert (name in NOT_PART_OF_A_RESULT) == may_change

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import listing, storage
+from pipeline import manifests, storage
 from pipeline.errors import ConfigError
 from pipeline.listing import LABEL_SOURCES, list_images
 from pipeline.parquet import GROUP_ROWS
@@ -165,15 +165,6 @@ def test_first_mentions_are_told_from_later_ones_however_far_apart(manifest: Cal
     entries, duplicates = _listed(path)
     assert [(entry.uri, entry.label) for entry in entries] == list(first.items())
     assert duplicates == len(numbers) - len(first)
-
-
-def test_ids_that_differ_in_one_bit_are_two_images(tmp_path: Path) -> None:
-    """The hashes that are compared may end in zeros, which NumPy's byte strings drop."""
-    mentions = listing._Mentions()
-    ids = [bytes(16), bytes(15) + b"\x01", b"\x01" + bytes(15), b"\xff" * 16, b"\xff" * 15 + b"\x00"]
-    assert mentions._are_new(np.array(ids, "S16")).tolist() == [True] * 5
-    later = np.array([b"\x02" + bytes(15), *ids[::-1]], "S16")
-    assert mentions._are_new(later).tolist() == [True] + [False] * 5
 
 
 def test_labels_are_counted_in_the_order_of_their_first_mention(manifest: Callable[..., Path]) -> None:
@@ -338,7 +329,7 @@ def test_of_a_parquet_manifest_only_the_columns_that_count_are_read(
     path = manifest("m.parquet", b"")
     pq.write_table(pa.table({"pixels": [b"x" * 10], "uri": ["/a"], "breed": ["siam"], "label": ["cat"]}), path)
     seen = []
-    monkeypatch.setattr(listing, "_entry", lambda row, *_: seen.append(row) or Entry(row["uri"]))
+    monkeypatch.setattr(manifests, "_entry", lambda row, *_: seen.append(row) or Entry(row["uri"]))
     _listed(path, label_column="breed")
     assert seen == [{"uri": "/a", "breed": "siam"}]
 

@@ -206,7 +206,9 @@ def test_a_layer_that_loads_a_foreign_graph_is_refused(tmp_path: Path) -> None:
     layer = keras.layers.TFSMLayer(str(tmp_path / "graph"), call_endpoint="serve", name="foreign")
     inputs = keras.Input((8, 8, 3))
     keras.Model(inputs, layer(inputs)).save(tmp_path / "wrapped.keras")
-    assert "wrapped.keras' cannot be loaded: " in _error(tmp_path / "wrapped.keras")
+    message = _error(tmp_path / "wrapped.keras")
+    assert "has a layer 'foreign' that is a TFSMLayer, which runs a program that Keras does not know" in message
+    assert "--model module:factory" in message
     model, _ = load_model(str(tmp_path / "wrapped.keras"), allow_unsafe=True)
     np.testing.assert_allclose(model(X), _tiny()(X), rtol=1e-5)
 

@@ -18,7 +18,7 @@ from pipeline.listing import list_images
 from pipeline.parquet import encode_failures
 from pipeline.planning import Cost, Estimate, FileSize, Trial, choose_sample, describe_estimate, run_trials, sum_up
 from pipeline.records import Entry, Failure, image_id
-from pipeline.run import Plan, committed_shards, plan_run
+from pipeline.run import Plan, marked_shards, plan_run
 from pipeline.shard import wants_overlays
 from pipeline.worker import shared_worker
 
@@ -319,16 +319,16 @@ def test_a_run_that_is_there_is_gone_on_with(config) -> None:
     layout = planning.RunLayout(config.output)
     assert estimate_lines(config) == [f"the run in {config.output} is complete: 13 images; nothing to do"]
     Path(layout.uri(layout.marker(1))).unlink()
-    before = committed_shards(layout)
+    before = marked_shards(layout)
     lines = estimate_lines(config)
     assert lines[0] == "13 images in 3 shards, 2 of them done before; gradcam at last"
     assert next(line for line in lines if line.startswith("overlays")).endswith("5 images")
-    assert committed_shards(layout) == before
+    assert marked_shards(layout) == before
     other = dataclasses.replace(config, methods=("cam",))
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
         estimate_lines(other)
     assert estimate_lines(other, overwrite=True)[0] == "13 images in 3 shards; cam at last"
-    assert committed_shards(layout) == before
+    assert marked_shards(layout) == before
 
 
 def test_a_method_of_many_passes_is_tried_without_a_batch_of_it(config, monkeypatch) -> None:

@@ -99,14 +99,14 @@ def test_markers_count_by_their_names_and_are_believed_by_their_content(tmp_path
     for shard in (3, 0, 10):
         for path in (layout.records(shard), layout.failures(shard)):
             storage.write_bytes(layout.uri(path), b"")
-        marker = {"shard": shard, "files": {layout.records(shard): {}, layout.failures(shard): {}}}
+        marker = {"shard": shard, "config_digest": "c", "model_digest": "other" if shard == 3 else "m"}
         storage.write_bytes(layout.uri(layout.marker(shard)), json.dumps(marker).encode())
     storage.write_bytes(layout.uri(layout.marker(7)), b"")
     storage.write_bytes(layout.uri("shards/notes.txt"), b"")
     storage.remove_file(layout.uri(layout.records(10)))
     assert marked_shards(layout) == [0, 3, 7, 10]
-    assert committed_shards(layout) == {0, 3}
-    with pytest.raises(RunError, match=r"shards/00000\.json of .* is damaged: it lacks config_digest"):
+    assert committed_shards(layout, {"config_digest": "c", "model_digest": "m"}).keys() == {0}
+    with pytest.raises(RunError, match=r"shards/00000\.json of .* is damaged: it lacks failures"):
         read_markers(layout, range(4))
     storage.remove_file(layout.uri(layout.marker(0)))
     with pytest.raises(RunError, match=r"shards/00000\.json of .* cannot be read: FileNotFoundError"):

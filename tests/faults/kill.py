@@ -1,0 +1,111 @@
+"""SIGKILL of a job at a random moment, and the same command again: what is there then is what nothing disturbed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+from tests.faults.jobs import PROCESSES, Running, Workplace, verify, wait_for
+from tests.faults.places import Place
+from tests.faults.reporting import Outcome, Round
+from tests.faults.settings import Settings
+
+AIMS = ("anywhere", "commit", "anywhere", "several", "summary", "anywhere", "commit", "plan", "processes", "anywhere")
+"""What the rounds aim at, again and again: a random moment from the manifest to the end; a commit, between a shard's
+records and its marker; several kills in a row; the summary, when all markers are there; the moment when the manifest comes
+to be; a random moment of a job with two worker processes."""
+
+ATTEMPTS = 10  # to hit a job that is sometimes over before the blow
+
+
+def run_kills(settings: Settings) -> Iterator[Outcome]:
+    """A row a store."""
+    work = settings.workplace("kill", count=200 if settings.quick else 600)
+    for store, rounds in settings.rounds_by_store(local=30, others=10):
+        yield settings.measure("kill", f"{store}: killed, resumed, compared", "all", store, kill_rounds, work, rounds)
+
+
+def kill_rounds(work: Workplace, place: Place, rounds: int, chance: random.Random) -> Iterator[Round]:
+    """Rounds with different aims; a job in two processes writes the same as one in threads."""
+    _ = work.whole  # made before anything is killed
+    for number in range(rounds):
+        yield kill_round(work, place.new(), AIMS[number % len(AIMS)], chance)
+
+
+def kill_round(work: Workplace, place: Place, aim: str, chance: random.Random) -> Round:
+    """One job: killed, perhaps again, then run to the end."""
+    options = PROCESSES if aim == "processes" else ()
+    job = work.job(place.root, *options, environment=place.environment)
+    blows = chance.randint(2, 5) if aim == "several" else 1
+    problems: list[str] = []
+    struck = []
+    for _ in range(ATTEMPTS):
+        running = job.start()
+        moment = take_aim(aim, running, place, work, chance)
+        if running.kill():
+            struck.append(moment | {"left": _state(place, work)})
+        problems += [f"still running after the kill: {line}" for line in running.left_processes()]
+        if len(struck) == blows or (struck and place.has("run.json")):
+            break
+        if running.process.returncode == 0:  # it was over before the blow: all anew
+            place = place.new()
+            job = work.job(place.root, *options, environment=place.environment)
+    if not struck:
+        problems.append(f"was over before it could be killed, {ATTEMPTS} times")
+    ended = job.run()
+    if ended.code != 0:
+        problems.append(f"the same command again ended with {ended.code}: {ended.complaint}")
+    else:
+        problems += [*work.whole.compare(place), *verify(place, job.temporary)]
+    kept = sum(1 for path in job.temporary.rglob("*") if path.is_file())
+    notes = {"kills": struck, "seconds_after": round(ended.seconds, 1), "files_in_tmp": kept}
+    return Round(aim, tuple(problems), notes)
+
+
+def take_aim(aim: str, running: Running, place: Place, work: Workplace, chance: random.Random) -> dict[str, object]:
+    """Waits for the moment to strike; tells what it was."""
+    whole, begun = work.whole, time.monotonic()
+    if aim == "plan":
+        time.sleep(max(0.0, whole.planned + chance.uniform(-0.4, 0.1)))
+    elif aim == "commit":
+        shard = chance.randrange(work.n_shards)
+        reached = wait_for(lambda: _is_committing(place, shard), running, pause=0)
+        return {"aim": aim, "shard": shard, "reached": reached, "seconds": round(time.monotonic() - begun, 3)}
+    elif aim == "summary":
+        wait_for(lambda: len(_marked(place)) >= work.n_shards, running)
+        time.sleep(chance.uniform(0, 0.03))
+    else:  # what follows the first of several kills finds a manifest, and needs the time to get there again
+        wait_for(lambda: place.has("manifest.parquet"), running)
+        planned = running.start + whole.planned if aim == "several" else time.monotonic()
+        share = 0.5 if aim == "several" else 1
+        time.sleep(max(0.0, planned + chance.uniform(0, share * whole.working) - time.monotonic()))
+    return {"aim": aim, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _is_committing(place: Place, shard: int) -> bool:
+    """Whether some shard from this one on has records and no marker."""
+    if place.store == "local":
+        return _has_part(place, shard) and not place.has(f"shards/{shard:05d}.json")
+    written = {int(name[-13:-8]) for name in place.names("records") if name.endswith(".parquet")}
+    return any(number >= shard for number in written - _marked(place))
+
+
+def _has_part(place: Place, shard: int) -> bool:
+    return place.has(f"records/part-{shard:05d}.parquet")
+
+
+def _marked(place: Place) -> set[int]:
+    return {int(name[-10:-5]) for name in place.names("shards") if name.endswith(".json")}
+
+
+def _state(place: Place, work: Workplace) -> str:
+    """What a kill left, in short."""
+    names = place.names()
+    written = {int(name[-13:-8]) for name in names if name.startswith("records/") and name.endswith(".parquet")}
+    marked = {int(name[-10:-5]) for name in names if name.startswith("shards/") and name.endswith(".json")}
+    temporary = sum(".tmp-" in name for name in names)
+    words = f"{len(marked)} of {work.n_shards} committed"
+    if written - marked:
+        words += f", shard {min(written - marked)} half"
+    return words + (f", {temporary} temporary files" if temporary else "") + ("" if names else ", nothing written")
