@@ -63,7 +63,7 @@ def _is_files(value: Any) -> bool:
 
 MARKER: Kinds = {
     "shard": COUNT, "config_digest": WORD, "model_digest": WORD, "inputs": COUNT, "records": COUNT, "failures": COUNT,
-    "failures_by_type": COUNTS, "overlays": COUNT, "overlays_sha256": WORD,
+    "carried": COUNT, "failures_by_type": COUNTS, "overlays": COUNT, "overlays_sha256": WORD,
     "files": (_is_files, "the bytes and sha256 of each file by its path"),
 }  # fmt: skip
 """What a marker must say."""
@@ -90,7 +90,8 @@ class Checked:
     marker: dict[str, Any] | None = None  # None if it could not be read
     uris: list[str] = field(default_factory=list)  # of the images in its files
     overlays: np.ndarray | None = None  # (n,) S16, hashes of those that belong to it; None if that is not known
-    logit_lengths: dict[int, str] = field(default_factory=dict)  # the uri of an image that has so many; only where classes have no names
+    # The uri of an image that has so many logits; only where classes have no names, and nobody says how many there are.
+    logit_lengths: dict[int, str] = field(default_factory=dict)
 
 
 def check_shard(run: RunFacts, readers: ThreadPoolExecutor, part: Part) -> Checked:
@@ -112,19 +113,17 @@ def check_shard(run: RunFacts, readers: ThreadPoolExecutor, part: Part) -> Check
 
 def _check_files(run: RunFacts, readers: ThreadPoolExecutor, checked: Checked) -> Iterator[Problem]:
     part, layout = checked.part, run.layout
-    marker = yield from read_object(layout, layout.marker(part.number), MARKER, AGAIN)
-    checked.marker = marker
-    if marker is None:
+    marker = read_object(layout, layout.marker(part.number), MARKER, AGAIN, optional=("carried",))
+    if isinstance(marker, Problem):
+        yield marker
         return
+    checked.marker = marker
     yield from _check_marker(run, part, marker)
     if set(marker["files"]) != {layout.records(part.number), layout.failures(part.number)}:
         return
-    records = yield from _read_columns(
-        run, part.number, marker, "records", layout.records(part.number), parquet.RECORDS
-    )
-    failures = yield from _read_columns(
-        run, part.number, marker, "failures", layout.failures(part.number), parquet.FAILURES
-    )
+    read = functools.partial(_read_columns, run, part.number, marker)
+    records = yield from read("records", layout.records(part.number), parquet.RECORDS)
+    failures = yield from read("failures", layout.failures(part.number), parquet.FAILURES)
     if records is None or failures is None:
         return
     checked.uris = [*records.words("uri"), *failures.words("uri")]
@@ -163,9 +162,8 @@ def _check_marker(run: RunFacts, part: Part, marker: Mapping[str, Any]) -> Itera
     if marker["records"] + marker["failures"] != marker["inputs"]:
         words = f"{marker['inputs']} inputs, but {marker['records']} records and {marker['failures']} failures"
         yield Problem("marker that loses images", f"{path} counts {words}")
-    carried = marker.get("carried", 0)
-    if not is_count(carried) or carried > marker["records"]:
-        words = f"{path} counts {shorten(carried)} records carried over, of {marker['records']} in all"
+    if marker.get("carried", 0) > marker["records"]:
+        words = f"{path} counts {marker['carried']} records carried over, of {marker['records']} in all"
         yield Problem("marker with another count of carried records", words)
     files = {run.layout.records(number), run.layout.failures(number)} ^ set(marker["files"])
     if files:

@@ -9,7 +9,7 @@ import io
 import itertools
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.timing import describe_timings
 from pipeline.wording import shown
 
 MAX_CONFIG_BYTES = 1_000_000  # of a YAML file
+MAX_CONFIG_DEPTH = 20
 
 
 def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
@@ -220,9 +221,7 @@ def read_config_file(uri: str) -> dict[str, Any]:
 
     with as_config_errors(f"--config {uri!r} cannot be read"):
         data = storage.read_bytes(uri, limit=MAX_CONFIG_BYTES)
-        # A few aliases of aliases stand for more text than any memory holds, as soon as somebody shows it.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
-            raise ConfigError(f"--config {uri!r} refers back to its own values (*name): write them out")
+        _check_yaml(yaml.parse(data, Loader=yaml.SafeLoader), f"--config {uri!r}")
         content = yaml.safe_load(data) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"--config {uri!r} holds options as `name: value`, not {type(content).__name__}")
@@ -236,6 +235,21 @@ def read_config_file(uri: str) -> dict[str, Any]:
             raise ConfigError(f"--config {uri!r} has an unknown option {name!r}{hint}")
         values[key] = _from_yaml(key, value)
     return values
+
+
+def _check_yaml(events: Iterable[Any], what: str) -> None:
+    import yaml
+
+    depth = 0
+    for event in events:
+        # A few aliases of aliases stand for more text than any memory holds, as soon as somebody shows it.
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{what} refers back to its own values (*name): write them out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_CONFIG_DEPTH:  # each level makes the reading of all that follows slower
+            raise ConfigError(
+                f"{what} is nested more than {MAX_CONFIG_DEPTH} levels deep: options are names and values"
+            )
 
 
 def _from_yaml(name: str, value: Any) -> Any:
@@ -257,6 +271,8 @@ def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
     """What a run did, for the end of the terminal's output."""
     rate = f" ({summary['inputs'] / summary['seconds']:.1f} images/s)" if summary["seconds"] else ""
     counts = ", ".join(f"{summary[name]} {name}" for name in ("records", "failures", "overlays"))
+    if summary.get("carried"):
+        counts += f" ({summary['carried']} records carried over)"
     lines = [f"{counts} in {summary['seconds']:.0f} s{rate}"]
     if summary["duplicates"]:
         lines.append(f"{summary['duplicates']} repetitions in the input were left out")

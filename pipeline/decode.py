@@ -113,7 +113,9 @@ def _unidentified(data: bytes) -> ImageError:
 def _broken(data: bytes, error: Exception) -> ImageError:
     reason = (str(error).splitlines() or [""])[0][:200]
     if "MAX_TEXT" in reason:  # Pillow's limits, of 1 MB a chunk and 64 MB together
-        return ImageError("decode", "TooComplex", f"its texts or its colour profile are too long ({reason}): remove them")
+        return ImageError(
+            "decode", "TooComplex", f"its texts or its colour profile are too long ({reason}): remove them"
+        )
     said = f"{type(error).__name__}: {reason}".removesuffix(": ")
     return ImageError("decode", "BrokenImage", f"this {kind_of(data) or 'image'} is damaged ({said}): {_ANEW}")
 

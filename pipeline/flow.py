@@ -39,7 +39,7 @@ def process_shards(
     worker: Worker,
     layout: RunLayout,
     progress: Callable[[int], None] = lambda _: None,
-    check_run: Callable[[], None] = lambda: None,
+    find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None,
 ) -> Iterator[dict[str, Any]]:
     """Explains shards and commits each, without a pause from one to the next.
 
@@ -51,7 +51,8 @@ def process_shards(
         worker: the model, with the job's configuration.
         layout: where the run's files lie.
         progress: called with the number of images finished since the last call.
-        check_run: called before a shard is committed; raises if the run is not this job's any more.
+        find_commit: called with a shard's number before it is committed: its marker if another job has committed it;
+            raises if the run is not this job's any more.
 
     Yields:
         The content of each shard's marker, which was written last: a shard is done if and only if it is there.
@@ -63,7 +64,7 @@ def process_shards(
     ahead, behind = threading.Semaphore(CORES), threading.Semaphore(CORES)
     shards = iter(shards)
     first = list(itertools.islice(shards, 1))
-    jobs = (ShardJob(worker, layout, shard, check_run, ahead, behind) for shard in itertools.chain(first, shards))
+    jobs = (ShardJob(worker, layout, shard, find_commit, ahead, behind) for shard in itertools.chain(first, shards))
     batch = worker.config.batch_size
     with (
         _pool_for([*worker.config.images, *(entry.uri for shard in first for entry in shard.entries)]) as loaders,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -53,16 +54,17 @@ def run_job(
 
     storage.configure(config.storage_options, config.storage_timeout)
     parse_beam_options(beam_options)
-    with list_input(config) as listing:
-        plan = None if overwrite else find_finished(config, listing)
-        if plan is None:
-            worker = _load_worker(config if overwrite else as_decided_before(config))
-            for note in check_labels(worker, listing.labels):
-                say(note)
-            for note in check_since(worker.config, worker.metadata):
-                say(note)
-            plan = plan_run(worker.config, listing, worker.metadata, overwrite)
-    return _finish(plan, beam_options, say)
+    with contextlib.ExitStack() as held:
+        with list_input(config) as listing:
+            plan = None if overwrite else find_finished(config, listing)
+            if plan is None:
+                worker = _load_worker(config if overwrite else as_decided_before(config))
+                for note in check_labels(worker, listing.labels):
+                    say(note)
+                for note in check_since(worker.config, worker.metadata):
+                    say(note)
+                plan = plan_run(worker.config, listing, worker.metadata, overwrite, held)
+        return _finish(plan, beam_options, say)
 
 
 def mend_run(
@@ -84,11 +86,12 @@ def mend_run(
     storage.configure(config.storage_options, config.storage_timeout)
     parse_beam_options(beam_options)
     check_same_options(config)
-    plan = find_mended(config)
-    if plan is None:
-        worker = _load_worker(as_decided_before(config))
-        plan = plan_mending(worker.config, worker.metadata)
-    return _finish(plan, beam_options, say)
+    with contextlib.ExitStack() as held:
+        plan = find_mended(config)
+        if plan is None:
+            worker = _load_worker(as_decided_before(config))
+            plan = plan_mending(worker.config, worker.metadata, held)
+        return _finish(plan, beam_options, say)
 
 
 def _load_worker(config: RunConfig) -> Worker:
@@ -217,9 +220,21 @@ def _counting(plan: Plan) -> Callable[[], int]:
 
 def _broken_off(plan: Plan, error: Exception) -> str:
     done = len(committed_shards(plan.layout, plan.metadata))
-    # Beam wraps a worker's error in one of its own, and adds the name of the stage.
-    reason = re.sub(r"^RuntimeError: | \[while running .*", "", f"{type(error).__name__}: {error}".splitlines()[0])
+    reason = describe_cause(error)
     return (
         f"the job broke off: {reason}. {done} of {plan.n_shards} shards are committed and kept; "
         "the same command goes on from there"
     )
+
+
+def describe_cause(error: Exception) -> str:
+    """The error that a worker raised, in a line, out of those that Beam wraps around it.
+
+    Beam adds the name of the stage, and sends that of another process as the text of its traceback.
+    """
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    if any(line.endswith("Traceback (most recent call last):") for line in lines):
+        lines = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(: |$)", line) and "Traceback" not in line][
+            -1:
+        ] or lines
+    return re.sub(r"^RuntimeError: (?=\w+: )|^(\w+\.)+(?=\w+: )| \[while running .*", "", lines[0])

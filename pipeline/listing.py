@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline import parquet, storage
 from pipeline.decode import IMAGE_SUFFIXES
-from pipeline.errors import ConfigError, as_config_errors
+from pipeline.errors import ConfigError, as_config_errors, without_secrets
 from pipeline.idset import IdSet, as_ids
 from pipeline.layout import RunLayout
 from pipeline.manifests import MANIFEST_SUFFIXES, read_manifest
@@ -109,9 +109,11 @@ def _list_specs(
     specs: Iterable[str], labels: str, label_column: str, output: str | None, listed: Counter
 ) -> Iterator[Entry]:
     for spec in specs:
+        _check_secret(spec)
         found = False
         for entry in _list_spec(spec, label_column, output):
             _check_name(entry.uri)
+            _check_secret(entry.uri)
             found = True
             listed.add(1)
             yield _labelled(entry, labels)
@@ -124,6 +126,14 @@ def _check_name(uri: str) -> None:
         uri.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"the name {uri!r} is not UTF-8, and could not be written to a table: rename it") from error
+
+
+def _check_secret(uri: str) -> None:
+    if ("@" in uri or "?" in uri) and storage.holds_secret(uri):
+        raise ConfigError(
+            f"{without_secrets(uri)!r} gives a password or a signature, and uris are stored in every file of a run: leave "
+            "it out, and give the store's credentials by its own means on each machine"
+        )
 
 
 def _list_spec(spec: str, label_column: str, output: str | None) -> Iterator[Entry]:

@@ -76,7 +76,9 @@ def _rows(name: str, file: IO[bytes], label_column: str) -> Iterator[Mapping[str
 
 def _lines(text: IO[str]) -> Iterator[str]:
     """Lines with their ends; one without an end would be as long as the file."""
-    for number, line in enumerate(iter(lambda: text.readline(MAX_LINE + 1), ""), 1):
+    number = 0
+    while line := text.readline(MAX_LINE + 1):
+        number += 1
         if len(line) > MAX_LINE:
             raise ValueError(f"line {number} is longer than {MAX_LINE} characters: write a line for each image")
         yield line
@@ -110,15 +112,19 @@ def _entry(row: Any, number: int, manifest: str, folder: str, label_column: str)
     if not isinstance(uri, str) or not uri.strip():
         raise ConfigError(f"row {number} of the manifest {manifest!r} has no uri: {_short(repr(uri))}")
     if len(uri) > MAX_URI:
-        raise ConfigError(f"the uri in row {number} of the manifest {manifest!r} is longer than {MAX_URI}: {_short(uri)}")
+        raise ConfigError(
+            f"the uri in row {number} of the manifest {manifest!r} is longer than {MAX_URI}: {_short(uri)}"
+        )
     resolved = storage.absolute(uri if storage.is_absolute(uri) else storage.join(folder, uri))
     label = _label(row.get(label_column), number, manifest)
     return Entry(resolved, label, _boxes(row.get("boxes"), number, manifest))
 
 
 def _label(value: Any, number: int, manifest: str) -> str | None:
+    if value is None or value == "":
+        return None
     value = _text(value)
-    if value in (None, "") or (isinstance(value, float) and math.isnan(value)):  # pandas' missing value
+    if value == "" or (isinstance(value, float) and math.isnan(value)):  # pandas' missing value
         return None
     if isinstance(value, float) and value.is_integer():  # what pandas makes of a column of integers with a gap
         value = int(value)
@@ -127,7 +133,7 @@ def _label(value: Any, number: int, manifest: str) -> str | None:
             f"row {number} of the manifest {manifest!r} has a label that is neither text nor a number: "
             f"{_short(repr(value))}"
         )
-    label = str(value)
+    label = value if isinstance(value, str) else str(value)
     if not label.isascii() and label.encode(errors="replace").decode() != label:
         raise ConfigError(f"row {number} of the manifest {manifest!r} has a label that is no Unicode: {label!r}")
     return label

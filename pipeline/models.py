@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.errors import ConfigError, as_config_errors
-from pipeline.screening import saved_by, screen_model
+from pipeline.screening import MAX_MEMBERS, saved_by, screen_model
 
 if TYPE_CHECKING:
     import keras
@@ -174,15 +174,17 @@ def _copy_folder(spec: str, target: Path) -> Path:
             f"{spec!r} is a TensorFlow SavedModel, whose layers cannot be looked into: save it anew from Keras with "
             "model.save('model.keras')"
         )
+    if "config.json" not in files.values() or len(files) > MAX_MEMBERS:
+        raise ConfigError(
+            f"the model {spec!r} cannot be loaded: a folder is an unzipped .keras file with its config.json, and "
+            f"this one holds {len(files)} other files"
+        )
     for uri, name in files.items():
         # An object's name may hold anything; and a link may lead anywhere.
         if name.startswith("/") or ".." in name.split("/") or not _lies_inside(uri, spec):
-            raise ConfigError(
-                f"{spec!r} holds {name!r}, which lies outside of it: copy the model to a folder of its own"
-            )
+            raise ConfigError(f"{spec!r} holds {name!r}, which lies outside of it: copy all of it into one folder")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         _copy_file(uri, target / name)
-    target.mkdir(exist_ok=True)
     return target
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline import storage
+from pipeline import storage, stores
 
 ROWS = 1000  # keys a page: the most that S3 gives, and what Google recommends
 AT_ONCE = 16  # requests under way
@@ -69,15 +69,19 @@ ListPage = Callable[[Span, "str | None"], Page]
 
 def page_lister(uri: str) -> tuple[ListPage, str] | None:
     """How pages of a bucket are asked for, and the uri of the bucket with its slash; None for stores without pages."""
-    scheme = uri.split("://", 1)[0]
-    if scheme not in _PAGES:
+    if stores.scheme_of(uri) not in _PAGES:
         return None
     store, path = storage.open_store(uri)
-    bucket = store.split_path(path)[0]
-    ask = _PAGES[scheme]
-    return lambda span, token: _ordered(_patiently(lambda: ask(store, bucket, span, token)), uri), (
-        f"{store.unstrip_protocol(bucket)}/"
-    )
+    ask, bucket = _PAGES[stores.scheme_of(uri)], store.split_path(path)[0]
+    base = f"{store.unstrip_protocol(bucket)}/"
+
+    def list_page(span: Span, token: str | None) -> Page:
+        with stores.told(base + span.prefix):
+            page = ask(store, bucket, span, token)
+        check_order(page, base + span.prefix)
+        return page
+
+    return list_page, base
 
 
 def walk_keys(list_page: ListPage, base: str, prefix: str, choice: Choice, at_once: int = AT_ONCE) -> Iterator[str]:
@@ -121,6 +125,7 @@ class _Walk:
         self._waiting: list[tuple[str, int, _Job]] = []
         self._numbers = itertools.count()
         self._busy = self._threads = 0
+        self._seen_folders, self._seen_keys = 0, 1
         self._stopped = False
 
     def add(self, job: _Job, position: str) -> _Job:
@@ -175,6 +180,8 @@ class _Walk:
 
     def _list(self, job: _Job) -> list[Any]:
         page = self._list_page(job.span, job.token)
+        self._seen_keys += len(page.keys)
+        self._seen_folders += sum(1 for _ in itertools.groupby(page.keys, lambda key: key[: key.rfind("/")]))
         return self._flat_parts(job, page) if job.span.flat else self._level_parts(job, page)
 
     def _flat_parts(self, job: _Job, page: Page) -> list[Any]:
@@ -211,6 +218,8 @@ class _Walk:
         """How the folders of a level are listed, each with where it begins."""
         flat = not self._has_room_for(len(folders))
         size = -(-len(folders) // MANY)
+        if self._seen_folders > AT_ONCE:  # folders of an image or two are not worth a request each
+            size = max(size, 2 * ROWS * self._seen_folders // self._seen_keys)
         spans = []
         for (entered, all_below), same in itertools.groupby(folders, self._prospects):
             names = list(same)
@@ -294,16 +303,10 @@ def _cut_up(span: Span, last: str) -> list[Span]:
     return [*spans, Span(span.prefix, False, start, span.end)]
 
 
-def _ordered(page: Page, uri: str) -> Page:
+def check_order(page: Page, uri: str) -> None:
+    """Raises OSError unless names come in their order, without which lists cannot be cut up."""
     if page.keys != sorted(page.keys) or page.folders != sorted(page.folders):
-        raise OSError(
-            f"the store of {uri} does not list names in their order, so that some could be missed: make a manifest"
-        )
-    return page
-
-
-def _patiently(ask: Callable[[], Page]) -> Page:
-    return ask()
+        raise OSError(f"{uri}: the store does not list names in their order, and some might be missed: make a manifest")
 
 
 def _gcs_page(store: Any, bucket: str, span: Span, token: str | None) -> Page:

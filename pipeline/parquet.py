@@ -250,29 +250,32 @@ def read_rows(file: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any
     texts = [leaf.path for leaf in leaves if leaf.path in columns and leaf.physical_type == "BYTE_ARRAY"]
     parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts)
     there = [name for name in columns if name in parquet.schema_arrow.names]
-    _refuse_large_groups(metadata, there)
+    _refuse_large_groups(metadata)
     for batch in parquet.iter_batches(GROUP_ROWS, columns=there if columns[0] in there else None):
         longest = max((_longest_text(column) for column in batch.columns), default=0)
         if longest * batch.num_rows > MAX_BATCH or batch.nbytes > MAX_BATCH:
             raise ValueError(f"some cells are far too large: the longest text has {longest} bytes")
-        yield from batch.to_pylist()
+        names, lists = batch.schema.names, [_plain(column).to_pylist() for column in batch.columns]
+        yield from (dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True))
 
 
 MAX_BATCH = 1 << 28
 """Bytes of some thousand rows of a user's manifest."""
 
-MAX_GROUP = 1 << 30
-"""Bytes, unpacked, of a column of a row group of a user's manifest, and eight times its values."""
+MAX_GROUP = 1 << 31
+"""Bytes, unpacked, of a row group of a user's manifest."""
 
 
-def _refuse_large_groups(metadata: pq.FileMetaData, names: Sequence[str]) -> None:
+def _refuse_large_groups(metadata: pq.FileMetaData) -> None:
+    # Of the groups alone: a damaged footer lets pyarrow abort the process where it is asked for a group's column.
     for group in range(metadata.num_row_groups):
-        parts = metadata.row_group(group)
-        for part in map(parts.column, range(parts.num_columns)):
-            needed = max(part.total_uncompressed_size, 8 * part.num_values)
-            if part.path_in_schema.split(".")[0] in names and needed > MAX_GROUP:
-                name = part.path_in_schema
-                raise ValueError(f"row group {group} unpacks to {needed} bytes of {name!r}: write smaller row groups")
+        needed = metadata.row_group(group).total_byte_size
+        if needed > MAX_GROUP:
+            raise ValueError(f"row group {group} unpacks to {needed} bytes: write smaller row groups")
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _longest_text(column: pa.Array) -> int:

@@ -72,16 +72,16 @@ class Parts:
             for uri, label, shard, is_known in zip(
                 uris, batch.words("label"), shards.tolist(), known.tolist(), strict=True
             ):
-                if shard != self.n_shards - 1:
-                    if shard != self.n_shards:
-                        words = (
-                            f"has shard {shard} after shard {self.n_shards - 1}, at {plain(uri)}: nothing behind it "
+                if shard != current or not labels:
+                    if shard != current + 1:
+                        words = f"has shard {shard} where shard {current + 1} should begin, at {plain(uri)}: nothing "
+                        yield Problem(
+                            "manifest with shards out of order", f"{self._path} {words}behind it can be checked"
                         )
-                        yield Problem("manifest with shards out of order", f"{self._path} {words}can be checked")
                         return
                     if labels:
-                        yield Part(shard - 1, labels, frozenset(earlier))
-                    labels, earlier, self.n_shards = {}, set(), shard + 1
+                        yield Part(current, labels, frozenset(earlier))
+                    labels, earlier, current = {}, set(), shard
                 labels[uri] = label
                 if is_known:
                     earlier.add(uri)

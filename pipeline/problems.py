@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from pipeline.wording import printable, without_secrets
 Kinds = Mapping[str, tuple[Callable[[Any], bool], str]]
 """For each value of a JSON file whether it is right, and how what is right is called."""
 
+
+MISSING = "file is missing"
 
 MAX_JSON = 64 << 20  # bytes of a JSON file that is read
 
@@ -44,28 +46,27 @@ OPTIONS = (lambda value: isinstance(value, dict), "values by name")
 
 
 def read_object(
-    layout: RunLayout, path: str, kinds: Kinds, hint: str
-) -> Generator[Problem, None, dict[str, Any] | None]:
-    """A JSON file of a run; None, after a problem was yielded, if it is not what it must be.
+    layout: RunLayout, path: str, kinds: Kinds, hint: str, optional: Container[str] = ()
+) -> dict[str, Any] | Problem:
+    """A JSON file of a run, or what is wrong with it.
 
     Args:
         layout: the run.
         path: of the file, below the run.
         kinds: what it must say; what else it says is of no account.
         hint: what to do if it is not there or damaged.
+        optional: what of it older files do not say.
     """
     try:
         content = json.loads(read_file(layout, path))
     except RunError as error:
-        yield Problem("file cannot be read", f"{error}: {hint}")
-        return None
+        kind = MISSING if isinstance(error.__cause__, FileNotFoundError) else "file cannot be read"
+        return Problem(kind, f"{error}: {hint}")
     except (ValueError, RecursionError) as error:
-        yield Problem("file is no JSON", f"{path} is damaged: it is no JSON ({one_line(error)}): {hint}")
-        return None
-    wrong = list(_wrong_values(content, kinds))
+        return Problem("file is no JSON", f"{path} is damaged: it is no JSON ({one_line(error)}): {hint}")
+    wrong = list(_wrong_values(content, kinds, optional))
     if wrong:
-        yield Problem("file without what it must say", f"{path} is damaged: {'; '.join(wrong[:3])}: {hint}")
-        return None
+        return Problem("file without what it must say", f"{path} is damaged: {'; '.join(wrong[:3])}: {hint}")
     return content
 
 
@@ -99,11 +100,11 @@ def one_line(error: BaseException) -> str:
     return plain(without_secrets(f"{name}: {reason}" if reason and not isinstance(error, FileNotFoundError) else name))
 
 
-def _wrong_values(content: Any, kinds: Kinds) -> Iterator[str]:
+def _wrong_values(content: Any, kinds: Kinds, optional: Container[str]) -> Iterator[str]:
     if not isinstance(content, dict):
         yield f"it holds {shorten(content)}, and not values by name"
         return
-    missing = sorted(name for name in kinds if name not in content)
+    missing = sorted(name for name in kinds if name not in content and name not in optional)
     if missing:
         yield f"it lacks {', '.join(missing)}"
     for name, (is_right, words) in kinds.items():

@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.idset import IdSet, hash_names
 from pipeline.layout import RunLayout, is_overlay
 from pipeline.listing import Listing, list_images
+from pipeline.locking import hold_run
 from pipeline.records import SCHEMA_VERSION, Entry
 from pipeline.running import RunningJob, claim_of, is_of_run, read_run_metadata
 from pipeline.timing import sum_timings
@@ -85,7 +86,13 @@ def list_input(config: RunConfig) -> Iterator[Listing]:
         yield listing
 
 
-def plan_run(config: RunConfig, listing: Listing, metadata: dict[str, str], overwrite: bool = False) -> Plan:
+def plan_run(
+    config: RunConfig,
+    listing: Listing,
+    metadata: dict[str, str],
+    overwrite: bool = False,
+    held: contextlib.ExitStack | None = None,
+) -> Plan:
     """Starts a run on disk, or finds the one that is there.
 
     Args:
@@ -93,21 +100,26 @@ def plan_run(config: RunConfig, listing: Listing, metadata: dict[str, str], over
         listing: its input, for a run that is not there yet; one that is there goes on with its own.
         metadata: what the run's files say of the model.
         overwrite: whether to remove another run from the output folder first.
+        held: keeps the run from other jobs until it is closed.
 
     Raises:
-        ConfigError: the folder holds a run of another configuration, model or input, holds something else, or cannot
-            be written.
+        ConfigError: the folder holds a run of another configuration, model or input, or one that another job works on,
+            holds something else, or cannot be written.
     """
-    layout = RunLayout(config.output)
+    layout, held = RunLayout(config.output), held or contextlib.ExitStack()
     there = check_output(config, listing, metadata, overwrite)
+    if there:
+        held.enter_context(hold_run(layout))
+    begins = not there or overwrite
     if there and overwrite:
         with as_config_errors(f"the run in {config.output!r} cannot be removed"):
             remove_run(layout)
-    begins = (overwrite or not there) and _start_run(config, layout, listing, metadata)
-    if not begins and (overwrite or not there):
-        check_output(config, listing, metadata)  # another job was faster: this one helps it, or is refused
-    for folder in layout.FOLDERS:
-        storage.remove_temporaries(layout.uri(folder))
+    if begins:
+        begins = _start_run(config, layout, listing, metadata)
+        held.enter_context(hold_run(layout))
+        if not begins:  # another job was faster: this one helps it, or is refused
+            check_output(config, listing, metadata)
+    storage.remove_temporaries(config.output)
     return read_plan(config, resumed=there or not begins)
 
 
@@ -152,20 +164,23 @@ def find_mended(config: RunConfig) -> Plan | None:
     return None if read_summary(plan.layout)["failures"] else plan
 
 
-def plan_mending(config: RunConfig, metadata: dict[str, str]) -> Plan:
+def plan_mending(config: RunConfig, metadata: dict[str, str], held: contextlib.ExitStack) -> Plan:
     """Opens the shards of a run again that have failures, or finds those that another job has left open.
 
     Args:
         config: the run's own.
         metadata: what the model says of itself, see `plan_run`.
+        held: see `plan_run`.
 
     Raises:
-        ConfigError: the model or its class names have changed since.
+        ConfigError: the model or its class names have changed since, or another job works on the run.
     """
     layout = RunLayout(config.output)
     found = _find_run(layout)
     _check_same_model(config, metadata, found, "start a new run, with --since this one if you like")
+    held.enter_context(hold_run(layout))
     with as_config_errors(f"the run in {config.output!r} cannot be written"):
+        storage.remove_temporaries(config.output)
         reopen_failures(layout, found)
     return read_plan(config, resumed=True, mending=True)
 

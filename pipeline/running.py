@@ -48,14 +48,19 @@ class RunningJob:
             else:
                 yield Shard(number, entries, read_carried(metadata.get("since"), entries))
 
-    def check_run(self) -> None:
-        """Raises RunError if another job has taken the run over: the manifest is not the one that we began with."""
+    def find_commit(self, number: int) -> dict[str, Any] | None:
+        """The marker of a shard, if it is committed.
+
+        Raises:
+            RunError: another job has taken the run over: its manifest is not the one that this job began with.
+        """
         metadata = read_run_metadata(self.layout)
         if metadata is None or claim_of(metadata) != self.claim:
             raise RunError(
                 f"another job has removed or overwritten the run in {self.config.output!r} meanwhile: nothing more is "
                 "written to it by this one"
             )
+        return read_commit(self.layout, number, metadata)
 
 
 def read_run_metadata(layout: RunLayout) -> dict[str, str] | None:

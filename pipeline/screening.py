@@ -276,8 +276,8 @@ def _reasons(value: dict[str, Any]) -> Iterator[str | None]:
     elif "config" not in value:
         return  # no object
     elif name == "function":
-        names = [part for part in (config, value.get("registered_name")) if part not in (None, "function")]
-        if not all(part in registered or _is_own_function(part, module) for part in names):
+        names = [n for n in (config, value.get("registered_name")) if n not in (None, "function")]
+        if not all(isinstance(n, str) and (n in registered or _is_own_function(n, module)) for n in names):
             yield f"calls the function {_quoted(config)} of {_quoted(module)}, which is none that Keras computes with"
     elif not _is_registered(name, module, value.get("registered_name")):
         yield from _reasons_of_class(name, module, config if isinstance(config, dict) else {})
@@ -365,8 +365,8 @@ def _spellings(name: str) -> tuple[str, ...]:
     return name, camel, old.get(name, name)
 
 
-def _is_own_function(name: Any, module: str | None) -> bool:
-    if not isinstance(name, str) or name in _NO_FUNCTIONS:
+def _is_own_function(name: str, module: str | None) -> bool:
+    if name in _NO_FUNCTIONS:
         return False
     places = _FUNCTIONS if module in (None, "builtins") else [module] if f"{module}.".startswith(_dotted()) else []
     return any(callable(getattr(sys.modules.get(place), name, None)) for place in places)

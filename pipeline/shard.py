@@ -75,7 +75,7 @@ class ShardJob:
     worker: Worker
     layout: RunLayout
     shard: Shard
-    check_run: Callable[[], None] = lambda: None
+    find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None
     ahead: threading.Semaphore = field(default_factory=threading.Semaphore)  # processors for loading
     behind: threading.Semaphore = field(default_factory=threading.Semaphore)  # and for making records
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -154,7 +154,7 @@ class ShardJob:
         )
 
     def commit(self) -> dict[str, Any]:
-        """Writes the shard's files, its marker last."""
+        """Writes the shard's files, its marker last; or finds that another job has done so meanwhile."""
         records = [outcome for outcome in self.outcomes if isinstance(outcome, Record)]
         failures = [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
         metadata = self.worker.metadata
@@ -162,7 +162,8 @@ class ShardJob:
             self.layout.records(self.number): self.watch.time("codec", parquet.encode_records, records, metadata),
             self.layout.failures(self.number): self.watch.time("codec", parquet.encode_failures, failures, metadata),
         }
-        self.check_run()
+        if (done := self.find_commit(self.number)) is not None:
+            return done
         for path, data in files.items():
             self.watch.time("write", storage.write_bytes, self.layout.uri(path), data)
         marker = {
@@ -181,7 +182,7 @@ class ShardJob:
             "batch_size": self.worker.batch_size,
             **self.watch.to_dict(),
         }
-        self.check_run()  # a job that took the run over meanwhile finds no marker of ours
+        self.find_commit(self.number)  # raises if another job took the run over, which then finds no marker of ours
         storage.write_bytes(self.layout.uri(self.layout.marker(self.number)), json.dumps(marker, indent=1).encode())
         return marker
 

@@ -53,7 +53,7 @@ class ProcessShardsDoFn(beam.DoFn):
 
     def _process(self, numbers: Iterator[int]) -> Iterator[Marker]:
         shards = self.job.read_shards(numbers)
-        return process_shards(shards, self.worker, self.job.layout, images_done.add, self.job.check_run)
+        return process_shards(shards, self.worker, self.job.layout, images_done.add, self.job.find_commit)
 
     def _count(self, markers: Iterator[Marker]) -> Iterator[Marker]:
         for marker in markers:

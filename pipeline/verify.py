@@ -23,7 +23,19 @@ from pipeline.flow import CORES, IN_FLIGHT, map_ahead
 from pipeline.idset import IdSet, as_ids, hash_names
 from pipeline.layout import RunLayout
 from pipeline.parts import Part, Parts
-from pipeline.problems import COUNT, COUNTS, OPTIONS, WORD, Kinds, Problem, one_line, plain, read_object, shorten
+from pipeline.problems import (
+    COUNT,
+    COUNTS,
+    MISSING,
+    OPTIONS,
+    WORD,
+    Kinds,
+    Problem,
+    one_line,
+    plain,
+    read_object,
+    shorten,
+)
 from pipeline.progress import Counter, show_progress
 from pipeline.records import SCHEMA_VERSION, image_id
 from pipeline.walking import walk_files
@@ -41,7 +53,7 @@ SUMMARY: Kinds = {
         lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
         "a list of words, or null",
     ),
-    **dict.fromkeys(("inputs", "records", "failures", "overlays"), COUNT),
+    **dict.fromkeys(("inputs", "records", "failures", "overlays", "carried"), COUNT),
 }  # fmt: skip
 """What run.json must say."""
 
@@ -83,31 +95,23 @@ def verify_run(path: str) -> Iterator[Problem]:
     Raises:
         ConfigError: there is no run at all, or no store of that name.
     """
-    layout = RunLayout(_open(path))
+    layout = RunLayout(_absolute(path))
     hint = "the same `beamcam run` writes it once all shards are committed"
-    summary = yield from read_object(layout, layout.SUMMARY, SUMMARY, hint)
-    if summary is not None:
+    summary = read_object(layout, layout.SUMMARY, SUMMARY, hint, optional=("carried",))
+    if not isinstance(summary, Problem):
         yield from _Walk(layout, summary).problems()
+    elif summary.kind == MISSING and not storage.exists(layout.uri(layout.MANIFEST)):
+        raise ConfigError(f"{path!r} holds no run: neither {layout.SUMMARY} nor {layout.MANIFEST} is there")
+    else:
+        yield summary
 
 
-def _open(path: str) -> str:
-    """The absolute uri of a run, which must be there in part at least."""
+def _absolute(path: str) -> str:
     try:
-        uri = storage.absolute(path).rstrip("/")
-        storage.open_store(uri)
+        storage.open_store(path)
     except OSError as error:
         raise ConfigError(f"{path!r} cannot be verified: {one_line(error)}") from error
-    layout = RunLayout(uri)
-    try:
-        storage.read_bytes(layout.uri(layout.SUMMARY))
-    except FileNotFoundError:
-        if not storage.exists(layout.uri(layout.MANIFEST)):
-            raise ConfigError(
-                f"{path!r} holds no run: neither {layout.SUMMARY} nor {layout.MANIFEST} is there"
-            ) from None
-    except Exception:  # noqa: BLE001 - it is there and damaged, or the store is away: whoever reads it tells
-        return uri
-    return uri
+    return storage.absolute(path).rstrip("/")
 
 
 def _facts(layout: RunLayout, summary: Mapping[str, Any]) -> RunFacts:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage
+from pipeline import storage, stores
 from pipeline.paging import page_lister, walk_keys
 
 Enter = Callable[[str], bool]
@@ -214,7 +214,8 @@ class _Once:
 
 def _list(store: Any, folder: str) -> list[str]:
     try:
-        infos = store.ls(store._strip_protocol(folder[:-1]), detail=True)
+        with stores.told(folder):
+            infos = stores.call(store, "ls", store._strip_protocol(folder[:-1]), detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     named = ((store.unstrip_protocol(info["name"].rstrip("/")), info["type"] == "directory") for info in infos)

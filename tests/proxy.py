@@ -1,7 +1,7 @@
 """A web server that stands before a store and spoils some of what passes: errors, cut lines, answers that never come.
 
-Started by `running_proxy` in a process of its own (`python tests/proxy.py UPSTREAM ...`), so that nothing of the job that
-is being tested shares its loop or its lock. Only the standard library is imported: it is there in a tenth of a second.
+Started by `running_proxy` in a process of its own (`python tests/proxy.py UPSTREAM ...`), so that nothing of the job
+under test shares its loop or its lock. Only the standard library is imported: it is there in a tenth of a second.
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ EXPLAINERS_MAY = {"tensorflow", "keras", "numpy", "explainers"}
 ONLY_IN = {
     "apache_beam": {"pipeline/transforms.py", "pipeline/graph.py"},
     "pyarrow": {"pipeline/parquet.py"},
-    "fsspec": {"pipeline/storage.py"},
+    "fsspec": {"pipeline/stores.py"},
+    "gcsfs": {"pipeline/stores.py"},
+    "s3fs": {"pipeline/stores.py"},
+    "stamina": {"pipeline/patience.py"},
     "explainers": {"pipeline/worker.py"},
     "tensorflow": {"pipeline/quiet.py"},  # with its start-up notes kept off the terminal
     "keras": {"pipeline/models.py", "pipeline/demo_model.py", "pipeline/screening.py"},
@@ -28,7 +31,8 @@ ONLY_IN = {
 
 # The pipeline's floors: a module imports only from floors below its own.
 FLOORS = [
-    {"wording"},
+    {"wording", "patience"},
+    {"stores"},
     {
         "errors",
         "options",
@@ -45,7 +49,7 @@ FLOORS = [
     },
     {"precheck"},
     {"records", "decode", "overlay", "paging", "screening", "layout", "class_names", "demo_model"},
-    {"parquet", "models", "walking", "problems"},
+    {"parquet", "models", "walking", "problems", "locking"},
     {"manifests", "columns"},
     {"listing", "parts"},
     {"config", "checking"},

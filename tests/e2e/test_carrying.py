@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline import ConfigError, RunConfig, open_run, run_job
-from pipeline.job import mend_run
+from pipeline.cli import main
+from pipeline.job import describe_cause, mend_run
 from pipeline.run import config_of_run
 from pipeline.verify import verify_run
 from pipeline.worker import Worker
@@ -293,3 +296,82 @@ def test_a_retry_is_of_the_runs_own_configuration(config, changes, message) -> N
     with pytest.raises(ConfigError, match=message):
         mend_run(dataclasses.replace(config_of_run(config.output), **changes), [])
     assert list(verify_run(config.output)) == []
+
+
+# The command line
+
+
+def run_command(*words: str) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, "-m", "pipeline.cli", *words], capture_output=True, text=True, timeout=200,
+                          check=False)  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_night_by_the_command_line(config, images, tmp_path) -> None:
+    (images / "03.png").write_bytes(b"")
+    night = tmp_path / "night.yaml"
+    night.write_text(f"images: {images}\nmodel: {config.model}\npreprocess: tf\njit: off\nshard-size: 5\n")
+    command = ("run", "--config", str(night), "--output")
+    assert run_command(*command, config.output)[0] == 0
+    make_picture(images / "01.png", 101)
+    code, said, _ = run_command(*command, str(tmp_path / "new"), "--since", config.output)
+    assert (code, "13 records, 1 failures, 1 overlays (12 records carried over)" in said) == (0, True), said
+    make_picture(images / "03.png", 3)
+    code, said, _ = run_command("run", "--retry-failures", str(tmp_path / "new"))
+    assert (code, "14 records, 0 failures" in said) == (0, True), said
+    code, said, _ = run_command("run", "--retry-failures", str(tmp_path / "new"), "--config", str(night))
+    assert (code, "complete: 14 images; nothing to do" in said) == (0, True), said
+    assert run_command("verify", str(tmp_path / "new"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--overwrite",), "leave --overwrite out"),
+        (("--dry-run",), "leave --dry-run out"),
+        (("--images", "x"), "leave --images out"),
+        (("--output", "x"), "leave --output out"),
+        (("--methods", "cam"), "--methods was ['gradcam'] and is ['cam']"),
+        (("--storage-option", "nonsense"), "--storage-option"),
+    ],
+)
+def test_what_does_not_go_with_a_retry_is_told_in_a_line(config, words, message, capsys) -> None:
+    run_job(config, [])
+    assert main(["run", "--retry-failures", config.output, *words]) == 2
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_a_run_that_is_complete_is_told_without_loading_tensorflow(config, tmp_path) -> None:
+    run_job(config, [])
+    before = {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")}
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; from pipeline.cli import main; "
+        f"sys.exit(main(['run', '--images', {config.images[0]!r}, '--model', {config.model!r}, '--preprocess', 'tf', "
+        f"'--shard-size', '5', '--output', {config.output!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, "nothing to do" in done.stdout) == (0, True), done.stderr
+    assert {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("bad"), "ValueError: bad"),
+        (OSError(28, "No space left"), "OSError: [Errno 28] No space left"),
+        (RuntimeError("ValueError: bad [while running 'x-ptransform-7']"), "ValueError: bad"),
+        (
+            RuntimeError(
+                'Traceback (most recent call last):\n  File "x.py", line 3, in f\n    raise E\n'
+                "pipeline.errors.RunError: shard 3 broke: KeyError: 'a'\n\nDuring handling:\n\n"
+                'Traceback (most recent call last):\n  File "y.py", line 1\n'
+                "pipeline.errors.RunError: shard 3 broke: KeyError: 'a' [while running 'x']\n"
+            ),
+            "RunError: shard 3 broke: KeyError: 'a'",
+        ),
+    ],
+)
+def test_the_cause_of_a_break_is_found_among_what_beam_wraps_around_it(error, words) -> None:
+    assert describe_cause(error) == words

@@ -192,16 +192,27 @@ def test_an_error_that_nobody_foresaw_is_the_failure_of_its_image(worker, entrie
     assert (marker["records"], marker["failures_by_type"]) == (2, {"decode:KeyError": 1})
 
 
+def test_a_shard_that_another_job_has_committed_is_left_as_it_is(worker, entries, tmp_path) -> None:
+    theirs = {"shard": 1, "records": 5}
+    layout = RunLayout(str(tmp_path))
+    shards = cut(entries[:15], 5)
+    markers = list(process_shards(shards, worker, layout, find_commit=lambda number: theirs if number == 1 else None))
+    assert [marker["shard"] for marker in markers] == [0, 1, 2]
+    assert markers[1] is theirs
+    assert {path.stem for path in tmp_path.glob("shards/*")} == {"00000", "00002"}
+    assert {path.stem for path in tmp_path.glob("records/*")} == {"part-00000", "part-00002"}
+
+
 def test_nothing_is_committed_to_a_run_that_another_job_has_taken(worker, entries, tmp_path) -> None:
-    def check_run() -> None:
-        checks.append(1)
+    def find_commit(number: int) -> None:
+        checks.append(number)
         if len(checks) > 2:
             raise RunError("taken")
 
     checks: list[int] = []
     layout, markers = RunLayout(str(tmp_path)), []
     with pytest.raises(RunError, match="taken"):
-        for marker in process_shards(cut(entries, 5), worker, layout, check_run=check_run):
+        for marker in process_shards(cut(entries, 5), worker, layout, find_commit=find_commit):
             markers.append(marker["shard"])
     assert markers == [0]
     assert sorted(path.name for path in tmp_path.glob("shards/*")) == ["00000.json"]

@@ -24,10 +24,10 @@ def run_again(settings: Settings) -> Iterator[Outcome]:
     work = settings.workplace("again", count=100 if settings.quick else 2000, shard_size=20)
     for store, rounds in settings.rounds_by_store(local=3, others=3):
         what, asked = f"{store}: the same command once more", f"no writes, {LIMIT:.0f} s"
-        yield settings.measure("again", what, asked, store, again_rounds, work, rounds)
+        yield settings.measure("again", what, asked, store, again_rounds, work, rounds, not settings.quick)
 
 
-def again_rounds(work: Workplace, place: Place, rounds: int, _: random.Random) -> Iterator[Round]:
+def again_rounds(work: Workplace, place: Place, rounds: int, timed: bool, _: random.Random) -> Iterator[Round]:
     """A run, and then the same job again and again, the way of a user and the way of a careless one."""
     place = place.new()
     ended = work.job(place.root, environment=place.environment).run()
@@ -36,27 +36,28 @@ def again_rounds(work: Workplace, place: Place, rounds: int, _: random.Random) -
         return
     for number in range(rounds):
         options = (("--resume",), ())[number % 2]
-        yield again_locally(work, place, options) if place.store == "local" else again_on_store(work, place, options)
+        trial = again_locally if place.store == "local" else again_on_store
+        yield trial(work, place, options, timed)
 
 
-def again_locally(work: Workplace, place: Place, options: tuple[str, ...]) -> Round:
+def again_locally(work: Workplace, place: Place, options: tuple[str, ...], timed: bool) -> Round:
     """Compares inodes, times of change and folders before and after."""
     before = stamps(Path(place.root))
     ended = work.job(place.root, *options).run()
     after = stamps(Path(place.root))
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     problems = [f"{len(changed)} files and folders were written to, such as {changed[0]}"] if changed else []
-    return _judge(ended, 0.0, problems)
+    return _judge(ended, timed, 0.0, problems)
 
 
-def again_on_store(work: Workplace, place: Place, options: tuple[str, ...]) -> Round:
+def again_on_store(work: Workplace, place: Place, options: tuple[str, ...], timed: bool) -> Round:
     """Looks at every request that the job sends to the store."""
     with running_proxy(place.endpoint) as proxy:
         ended = work.job(place.root, *options, environment=place.through(proxy.url).environment).run()
         writes = writing_requests(proxy)
         problems = [f"{len(writes)} requests write, such as {writes[0]}"] if writes else []
         listing = seconds_to_list(place, work)
-        return _judge(ended, listing, problems, requests=len(proxy.requests()))
+        return _judge(ended, timed, listing, problems, requests=len(proxy.requests()))
 
 
 def writing_requests(proxy: Proxy) -> list[str]:
@@ -90,9 +91,9 @@ print(time.monotonic() - begun)
 """
 
 
-def _judge(ended: Ended, listing: float, problems: list[str], **notes: Any) -> Round:
+def _judge(ended: Ended, timed: bool, listing: float, problems: list[str], **notes: Any) -> Round:
     if ended.code != 0:
         problems = [*problems, f"ended with {ended.code}: {ended.complaint}"]
-    if ended.seconds - listing > LIMIT:
+    if timed and ended.seconds - listing > LIMIT:
         problems = [*problems, f"took {ended.seconds:.1f} s, {listing:.1f} of them for listing"]
     return Round("again", tuple(problems), {"seconds": round(ended.seconds, 2), "listing": round(listing, 2), **notes})

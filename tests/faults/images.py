@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageCms, features
@@ -26,7 +26,7 @@ PIXELS = "decode:UnsupportedPixels"
 
 
 @dataclass(frozen=True)
-class ImageKind:
+class Kind:
     """One file."""
 
     name: str  # its own, and that of the kind
@@ -38,7 +38,7 @@ class ImageKind:
 # Bricks
 
 
-@lru_cache(maxsize=None)
+@cache
 def photograph(width: int = 96, height: int = 64, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """Soft shapes with some noise."""
     rng = np.random.default_rng(seed)
@@ -68,7 +68,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png(width: int, height: int, depth: int, color: int, body: bytes, *between: bytes) -> bytes:
     """A PNG by hand."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
-    data = b"" if body is None else chunk(b"IDAT", zlib.compress(body, 9))
+    data = b"" if body is None else chunk(b"IDAT", zlib.compress(body))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(between) + data + chunk(b"IEND", b"")
 
 
@@ -213,6 +213,9 @@ ARITHMETIC = base64.b85decode(
 )
 
 
+XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+
+
 def _zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -278,49 +281,49 @@ def _shared_values(count: int, size: int) -> bytes:
 # The kinds
 
 
-def _no_images() -> Iterator[ImageKind]:
+def _no_images() -> Iterator[Kind]:
     page = b"<!DOCTYPE html><html><head><title>404</title></head><body>Not found</body></html>"
-    yield ImageKind("empty.jpg", EMPTY, lambda: b"", "no bytes")
-    yield ImageKind("one-byte.jpg", NO_IMAGE, lambda: b"\xff")
-    yield ImageKind("newline.png", NO_IMAGE, lambda: b"\n")
-    yield ImageKind("zeros.jpg", NO_IMAGE, lambda: bytes(4096), "nothing but zeros")
-    yield ImageKind("page.jpg", NO_IMAGE, lambda: page, "web page")
-    yield ImageKind("page-with-bom.jpg", NO_IMAGE, lambda: b"\xef\xbb\xbf\n" + page, "web page")
-    yield ImageKind("text.png", NO_IMAGE, lambda: b"hello, world\n" * 40, "start with b'hello, w'")
-    yield ImageKind("utf-16.png", NO_IMAGE, lambda: "hello, world\n".encode("utf-16"))
-    yield ImageKind("json.jpg", NO_IMAGE, lambda: json.dumps({"error": "access denied"}).encode(), "start with")
-    yield ImageKind("drawing.png", NO_IMAGE, lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG")
-    yield ImageKind("document.jpg", NO_IMAGE, lambda: b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", "PDF")
-    yield ImageKind("script.jpg", NO_IMAGE, lambda: encode(photograph(), "EPS"), "PostScript")
-    yield ImageKind("archive.png", NO_IMAGE, _zip, "ZIP archive")
-    yield ImageKind("packed.jpg", NO_IMAGE, lambda: gzip.compress(jpeg(), mtime=0), "gzip")
-    yield ImageKind("pointer.jpg", NO_IMAGE, lambda: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")
-    yield ImageKind("table.jpg", NO_IMAGE, lambda: b"PAR1" + bytes(100), "Parquet")
-    yield ImageKind("phone.jpg", NO_IMAGE, lambda: b"\0\0\0\x18ftypheic" + bytes(60), "HEIC")
-    yield ImageKind("film.jpg", NO_IMAGE, lambda: b"\0\0\0\x18ftypisom" + bytes(60), "MP4 video")
-    yield ImageKind("layers.jpg", NO_IMAGE, lambda: b"8BPS\0\1" + bytes(60), "Photoshop")
-    yield ImageKind("xl.jpg", NO_IMAGE, lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60), "JPEG XL")
-    yield ImageKind("icon.png", NO_IMAGE, lambda: encode(photograph(), "ICO"), "icon")
-    yield ImageKind("sound.webp", NO_IMAGE, lambda: b"RIFF" + struct.pack("<I", 100) + b"WAVEfmt " + bytes(92))
-    yield ImageKind("random.jpg", NO_IMAGE, lambda: np.random.default_rng(1).bytes(5000))
-    yield ImageKind("targa.jpg", NO_IMAGE, lambda: encode(photograph(), "TGA"))
-    yield ImageKind("garbage-then.jpg", NO_IMAGE, lambda: b"HTTP/1.1 200 OK\r\n\r\n" + jpeg(), "begin at byte 19")
+    yield Kind("empty.jpg", EMPTY, lambda: b"", "no bytes")
+    yield Kind("one-byte.jpg", NO_IMAGE, lambda: b"\xff")
+    yield Kind("newline.png", NO_IMAGE, lambda: b"\n")
+    yield Kind("zeros.jpg", NO_IMAGE, lambda: bytes(4096), "nothing but zeros")
+    yield Kind("page.jpg", NO_IMAGE, lambda: page, "web page")
+    yield Kind("page-with-bom.jpg", NO_IMAGE, lambda: b"\xef\xbb\xbf\n" + page, "web page")
+    yield Kind("text.png", NO_IMAGE, lambda: b"hello, world\n" * 40, "start with b'hello, w'")
+    yield Kind("utf-16.png", NO_IMAGE, lambda: "hello, world\n".encode("utf-16"))
+    yield Kind("json.jpg", NO_IMAGE, lambda: json.dumps({"error": "access denied"}).encode(), "start with")
+    yield Kind("drawing.png", NO_IMAGE, lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG")
+    yield Kind("document.jpg", NO_IMAGE, lambda: b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", "PDF")
+    yield Kind("script.jpg", NO_IMAGE, lambda: encode(photograph(), "EPS"), "PostScript")
+    yield Kind("archive.png", NO_IMAGE, _zip, "ZIP archive")
+    yield Kind("packed.jpg", NO_IMAGE, lambda: gzip.compress(jpeg(), mtime=0), "gzip")
+    yield Kind("pointer.jpg", NO_IMAGE, lambda: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull")
+    yield Kind("table.jpg", NO_IMAGE, lambda: b"PAR1" + bytes(100), "Parquet")
+    yield Kind("phone.jpg", NO_IMAGE, lambda: b"\0\0\0\x18ftypheic" + bytes(60), "HEIC")
+    yield Kind("film.jpg", NO_IMAGE, lambda: b"\0\0\0\x18ftypisom" + bytes(60), "MP4 video")
+    yield Kind("layers.jpg", NO_IMAGE, lambda: b"8BPS\0\1" + bytes(60), "Photoshop")
+    yield Kind("xl.jpg", NO_IMAGE, lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60), "JPEG XL")
+    yield Kind("icon.png", NO_IMAGE, lambda: encode(photograph(), "ICO"), "icon")
+    yield Kind("sound.webp", NO_IMAGE, lambda: b"RIFF" + struct.pack("<I", 100) + b"WAVEfmt " + bytes(92))
+    yield Kind("random.jpg", NO_IMAGE, lambda: np.random.default_rng(1).bytes(5000))
+    yield Kind("targa.jpg", NO_IMAGE, lambda: encode(photograph(), "TGA"))
+    yield Kind("garbage-then.jpg", NO_IMAGE, lambda: b"HTTP/1.1 200 OK\r\n\r\n" + jpeg(), "begin at byte 19")
 
 
-def _wrong_names() -> Iterator[ImageKind]:
-    yield ImageKind("really-png.jpg", RECORD, lambda: encode(photograph(), "PNG"))
-    yield ImageKind("really-jpeg.png", RECORD, jpeg)
-    yield ImageKind("really-webp.gif", RECORD, lambda: encode(photograph(), "WEBP"))
-    yield ImageKind("really-gif.tiff", RECORD, lambda: encode(photograph(), "GIF"))
-    yield ImageKind("no-suffix", RECORD, jpeg)
-    yield ImageKind("UPPER.JPG", RECORD, jpeg)
-    yield ImageKind("two.jpg.txt", RECORD, jpeg)
+def _wrong_names() -> Iterator[Kind]:
+    yield Kind("really-png.jpg", RECORD, lambda: encode(photograph(), "PNG"))
+    yield Kind("really-jpeg.png", RECORD, jpeg)
+    yield Kind("really-webp.gif", RECORD, lambda: encode(photograph(), "WEBP"))
+    yield Kind("really-gif.tiff", RECORD, lambda: encode(photograph(), "GIF"))
+    yield Kind("no-suffix", RECORD, jpeg)
+    yield Kind("UPPER.JPG", RECORD, jpeg)
+    yield Kind("two.jpg.txt", RECORD, jpeg)
 
 
-def _cut_off() -> Iterator[ImageKind]:
+def _cut_off() -> Iterator[Kind]:
     for format_name in ("JPEG", "PNG", "WEBP", "GIF", "TIFF"):
         for tenth in range(1, 10):
-            yield ImageKind(
+            yield Kind(
                 f"cut-at-{tenth}0-percent.{format_name.lower()}",
                 BROKEN,
                 lambda name=format_name, tenth=tenth: _share(encode(photograph(), name), tenth / 10),
@@ -328,39 +331,41 @@ def _cut_off() -> Iterator[ImageKind]:
             )
     heads = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "gif": b"GIF89a", "tif": b"II*\0"}
     for suffix, head in heads.items():
-        yield ImageKind(f"signature-only.{suffix}", BROKEN, lambda head=head: head, "is cut short")
-    yield ImageKind("signature-only.bmp", NO_IMAGE, lambda: b"BM")
-    yield ImageKind("signature-only.webp", BROKEN, lambda: riff(), "is cut short")
-    yield ImageKind("progressive-cut.jpg", BROKEN, lambda: _share(jpeg(progressive=True), 0.7), "truncated")
-    yield ImageKind("cut.jp2", BROKEN, lambda: _share(encode(photograph(), "JPEG2000"), 0.5))
-    yield ImageKind("cut.ppm", BROKEN, lambda: _share(encode(photograph(), "PPM"), 0.5))
-    yield ImageKind("cut.bmp", BROKEN, lambda: _share(encode(photograph(), "BMP"), 0.5))
+        yield Kind(f"signature-only.{suffix}", BROKEN, lambda head=head: head, "is cut short")
+    yield Kind("signature-only.bmp", NO_IMAGE, lambda: b"BM")
+    yield Kind("signature-only.webp", BROKEN, riff, "is cut short")
+    yield Kind("progressive-cut.jpg", BROKEN, lambda: _share(jpeg(progressive=True), 0.7), "truncated")
+    yield Kind("cut.jp2", BROKEN, lambda: _share(encode(photograph(), "JPEG2000"), 0.5))
+    yield Kind("cut.ppm", BROKEN, lambda: _share(encode(photograph(), "PPM"), 0.5))
+    yield Kind("cut.bmp", BROKEN, lambda: _share(encode(photograph(), "BMP"), 0.5))
 
 
 def _share(data: bytes, share: float) -> bytes:
     return data[: int(share * len(data))]
 
 
-def _damaged() -> Iterator[ImageKind]:
-    yield ImageKind("text-mode.png", NO_IMAGE, lambda: encode(photograph(), "PNG").replace(b"\r\n", b"\n"))
+def _damaged() -> Iterator[Kind]:
+    yield Kind("text-mode.png", NO_IMAGE, lambda: encode(photograph(), "PNG").replace(b"\r\n", b"\n"))
     # The decoder passes over errors in coded pixels, and Pillow does not hear of them.
-    yield ImageKind("text-mode.jpg", RECORD, lambda: jpeg().replace(b"\n", b"\r\n"))
-    yield ImageKind("flipped-bit.png", BROKEN, lambda: _middle(encode(photograph(), "PNG"), lambda d: d[:-1] + b"\0"))
-    yield ImageKind("seven-bits.gif", LARGE, lambda: bytes(b & 127 for b in encode(photograph(), "GIF")))
-    yield ImageKind("hole-of-zeros.jpg", BROKEN, lambda: _share(jpeg(), 0.5) + bytes(len(jpeg()) // 2))
-    yield ImageKind("no-tables.jpg", BROKEN, lambda: without(without(jpeg(), 0xC4), 0xDB))
-    yield ImageKind("no-end.jpg", BROKEN, lambda: jpeg()[:-2], "truncated")
-    yield ImageKind("no-height.jpg", BROKEN, lambda: _sized_jpeg(0, 96))
-    yield ImageKind("no-width.png", BROKEN, lambda: png(0, 5, 8, 0, b""))
-    yield ImageKind("no-size.bmp", NO_IMAGE, lambda: bmp(0, 0, 24, b""))
-    yield ImageKind("no-pixels.png", BROKEN, lambda: png(8, 8, 8, 0, None))
-    yield ImageKind("bad-sum.png", BROKEN, lambda: good_png()[:29] + b"sum?" + good_png()[33:])
-    yield ImageKind("no-depth.png", BROKEN, lambda: png(4, 4, 3, 0, bytes(40)))
-    yield ImageKind("huge-offset.bmp", BROKEN, lambda: _patched(bmp(4, 4, 24, bytes(48)), b"\x36\0\0\0", b"\xff\xff\xff\x7f"))
-    yield ImageKind("two-layers.jpg", BROKEN, lambda: _layers(2))
-    yield ImageKind("twelve-bits.jpg", PIXELS, lambda: _patched(jpeg(), b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"))
-    yield ImageKind("unknown-compression.tif", BROKEN, lambda: tiff(grey_tags(8, 8) | {259: (3, [777])}, bytes(64)))
-    yield ImageKind("no-tags.tif", BROKEN, lambda: b"II*\0\x08\0\0\0\0\0" + bytes(8))
+    yield Kind("text-mode.jpg", RECORD, lambda: jpeg().replace(b"\n", b"\r\n"))
+    yield Kind("flipped-bit.png", BROKEN, lambda: _middle(encode(photograph(), "PNG"), lambda d: d[:-1] + b"\0"))
+    yield Kind("seven-bits.gif", LARGE, lambda: bytes(b & 127 for b in encode(photograph(), "GIF")))
+    yield Kind("hole-of-zeros.jpg", BROKEN, lambda: _share(jpeg(), 0.5) + bytes(len(jpeg()) // 2))
+    yield Kind("no-tables.jpg", BROKEN, lambda: without(without(jpeg(), 0xC4), 0xDB))
+    yield Kind("no-end.jpg", BROKEN, lambda: jpeg()[:-2], "truncated")
+    yield Kind("no-height.jpg", BROKEN, lambda: _sized_jpeg(0, 96))
+    yield Kind("no-width.png", BROKEN, lambda: png(0, 5, 8, 0, b""))
+    yield Kind("no-size.bmp", NO_IMAGE, lambda: bmp(0, 0, 24, b""))
+    yield Kind("no-pixels.png", BROKEN, lambda: png(8, 8, 8, 0, None))
+    yield Kind("bad-sum.png", BROKEN, lambda: good_png()[:29] + b"sum?" + good_png()[33:])
+    yield Kind("no-depth.png", BROKEN, lambda: png(4, 4, 3, 0, bytes(40)))
+    yield Kind(
+        "huge-offset.bmp", BROKEN, lambda: _patched(bmp(4, 4, 24, bytes(48)), b"\x36\0\0\0", b"\xff\xff\xff\x7f")
+    )
+    yield Kind("two-layers.jpg", BROKEN, lambda: _layers(2))
+    yield Kind("twelve-bits.jpg", PIXELS, lambda: _patched(jpeg(), b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"))
+    yield Kind("unknown-compression.tif", BROKEN, lambda: tiff(grey_tags(8, 8) | {259: (3, [777])}, bytes(64)))
+    yield Kind("no-tags.tif", BROKEN, lambda: b"II*\0\x08\0\0\0\0\0" + bytes(8))
 
 
 def _layers(count: int) -> bytes:
@@ -369,42 +374,44 @@ def _layers(count: int) -> bytes:
     return data[:place] + bytes((count,)) + data[place + 1 :]
 
 
-def _bombs(max_pixels: int) -> Iterator[ImageKind]:
+def _bombs(max_pixels: int) -> Iterator[Kind]:
     side = int(max_pixels**0.5) + 1
     zeros = lambda h, w: (b"\0" * (w + 1)) * h  # noqa: E731
-    yield ImageKind("bomb-60000.png", LARGE, lambda: png(60_000, 60_000, 8, 2, bytes(10)), "--max-pixels")
-    yield ImageKind("bomb-zeros.png", LARGE, lambda: png(side, side, 8, 0, zeros(side, side)), "--max-pixels")
-    yield ImageKind("largest-allowed.png", RECORD, lambda: png(side - 1, side - 1, 8, 0, zeros(side - 1, side - 1)))
-    yield ImageKind("bomb-65500.jpg", LARGE, lambda: _sized_jpeg(65_500, 65_500), "--max-pixels")
-    yield ImageKind("bomb-canvas.gif", LARGE, lambda: gif(65_535, 65_535, (0, 0, 4, 4)), "--max-pixels")
-    yield ImageKind("bomb-frame.gif", LARGE, lambda: gif(4, 4, (0, 0, 65_535, 65_535), dispose=2), "--max-pixels")
-    yield ImageKind("bomb-place.gif", LARGE, lambda: gif(4, 4, (65_535, 65_535, 4, 4), dispose=3), "--max-pixels")
-    yield ImageKind("bomb-size.tif", LARGE, lambda: tiff(grey_tags(1 << 20, 1 << 20), bytes(64)), "--max-pixels")
-    yield ImageKind("bomb-canvas.webp", LARGE, lambda: riff(vp8x(1 << 15, 1 << 16)), "--max-pixels")
-    yield ImageKind("bomb-size.bmp", LARGE, lambda: bmp(1 << 20, -(1 << 20), 24, b""), "--max-pixels")
-    yield ImageKind("bomb-size.ppm", LARGE, lambda: b"P6 1000000 1000000 255\n", "--max-pixels")
-    yield ImageKind("bomb-text.png", COMPLEX, lambda: good_png(*[_text_chunk(1 << 20)] * 80))
-    yield ImageKind("bomb-itxt.png", COMPLEX, lambda: good_png(_text_chunk(1 << 24)))
-    yield ImageKind("bomb-profile.png", COMPLEX, lambda: good_png(chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 24)))))
-    yield ImageKind("bomb-chunks.png", COMPLEX, lambda: good_png(chunk(b"teXt", b"") * 300_000), "too many pieces")
-    yield ImageKind("bomb-idats.png", COMPLEX, lambda: good_png(chunk(b"IDAT", b"") * 300_000), "too many pieces")
-    yield ImageKind("bomb-scans.jpg", COMPLEX, lambda: many_scans(500), "100 scans")
-    yield ImageKind("most-scans.jpg", RECORD, lambda: many_scans(80))
-    yield ImageKind("bomb-segments.jpg", COMPLEX, lambda: into_jpeg(segment(0xFE, b"") * 100_000), "segments")
-    yield ImageKind("bomb-padding.jpg", COMPLEX, lambda: into_jpeg(b"\xff" * 500_000), "segments")
-    yield ImageKind("bomb-exif.jpg", COMPLEX, lambda: into_jpeg(segment(0xE1, _shared_exif())), "Exif block")
-    yield ImageKind("bomb-long-exif.jpg", COMPLEX, lambda: into_jpeg(segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 40), "Exif")
-    yield ImageKind("bomb-pictures.mpo", COMPLEX, lambda: into_jpeg(segment(0xE2, b"MPF\0" + _shared_exif()[6:])), "list of")
-    yield ImageKind("bomb-exif.webp", RECORD, lambda: _webp_with_exif(_shared_exif()))
-    yield ImageKind("bomb-exif.png", RECORD, lambda: good_png(chunk(b"eXIf", _shared_exif()[6:])))
-    yield ImageKind("bomb-tags.tif", COMPLEX, lambda: _shared_values(20_000, 1 << 20), "tags of the TIFF")
-    yield ImageKind("bomb-tile.tif", LARGE, lambda: tiled(8, 8, (32_768, 32_768), zlib.compress(bytes(1 << 24)), 8))
-    yield ImageKind("bomb-tiles.tif", LARGE, lambda: tiled(1, 20_000, (4096, 4096), zlib.compress(bytes(1 << 24)), 8))
-    yield ImageKind("bomb-strips.tif", COMPLEX, _many_strips, "strips or tiles")
-    yield ImageKind("bomb-comments.gif", COMPLEX, lambda: gif(4, 4, (0, 0, 4, 4), b"!\xfe" + pieces(bytes(4 << 20)) + b"\0"))
-    yield ImageKind("bomb-extensions.gif", COMPLEX, lambda: gif(4, 4, (0, 0, 4, 4), b"!\xfe\0" * 200_000), "extensions")
-    yield ImageKind("bomb-wide-skip.bmp", COMPLEX, lambda: bmp(10_000_000, 1, 8, b"\0\2\0\xff" * 50, 1, GREYS), "run-length")
-    yield ImageKind("bomb-digits.ppm", COMPLEX, lambda: b"P1\n5900 5900\n" + b"1" * 5900 * 5900, "digits")
+    yield Kind("bomb-60000.png", LARGE, lambda: png(60_000, 60_000, 8, 2, bytes(10)), "--max-pixels")
+    yield Kind("bomb-zeros.png", LARGE, lambda: png(side, side, 8, 0, zeros(side, side)), "--max-pixels")
+    yield Kind("largest-allowed.png", RECORD, lambda: png(side - 1, side - 1, 8, 0, zeros(side - 1, side - 1)))
+    yield Kind("bomb-65500.jpg", LARGE, lambda: _sized_jpeg(65_500, 65_500), "--max-pixels")
+    yield Kind("bomb-canvas.gif", LARGE, lambda: gif(65_535, 65_535, (0, 0, 4, 4)), "--max-pixels")
+    yield Kind("bomb-frame.gif", LARGE, lambda: gif(4, 4, (0, 0, 65_535, 65_535), dispose=2), "--max-pixels")
+    yield Kind("bomb-place.gif", LARGE, lambda: gif(4, 4, (65_535, 65_535, 4, 4), dispose=3), "--max-pixels")
+    yield Kind("bomb-size.tif", LARGE, lambda: tiff(grey_tags(1 << 20, 1 << 20), bytes(64)), "--max-pixels")
+    yield Kind("bomb-canvas.webp", LARGE, lambda: riff(vp8x(1 << 15, 1 << 16)), "--max-pixels")
+    yield Kind("bomb-size.bmp", LARGE, lambda: bmp(1 << 20, -(1 << 20), 24, b""), "--max-pixels")
+    yield Kind("bomb-size.ppm", LARGE, lambda: b"P6 1000000 1000000 255\n", "--max-pixels")
+    yield Kind("bomb-text.png", COMPLEX, lambda: good_png(*[_text_chunk(1 << 20)] * 80))
+    yield Kind("bomb-itxt.png", COMPLEX, lambda: good_png(_text_chunk(1 << 24)))
+    yield Kind("bomb-profile.png", COMPLEX, lambda: good_png(chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 24)))))
+    yield Kind("bomb-chunks.png", COMPLEX, lambda: good_png(chunk(b"teXt", b"") * 300_000), "too many pieces")
+    yield Kind("bomb-idats.png", COMPLEX, lambda: good_png(chunk(b"IDAT", b"") * 300_000), "too many pieces")
+    yield Kind("bomb-scans.jpg", COMPLEX, lambda: many_scans(500), "100 scans")
+    yield Kind("most-scans.jpg", RECORD, lambda: many_scans(80))
+    yield Kind("bomb-segments.jpg", COMPLEX, lambda: into_jpeg(segment(0xFE, b"") * 100_000), "segments")
+    yield Kind("bomb-padding.jpg", COMPLEX, lambda: into_jpeg(b"\xff" * 500_000), "segments")
+    yield Kind("bomb-exif.jpg", COMPLEX, lambda: into_jpeg(segment(0xE1, _shared_exif())), "Exif block")
+    yield Kind(
+        "bomb-long-exif.jpg", COMPLEX, lambda: into_jpeg(segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 40), "Exif"
+    )
+    yield Kind("bomb-pictures.mpo", COMPLEX, lambda: into_jpeg(segment(0xE2, b"MPF\0" + _shared_exif()[6:])), "list of")
+    yield Kind("bomb-exif.webp", RECORD, lambda: _webp_with_exif(_shared_exif()))
+    yield Kind("bomb-exif.png", RECORD, lambda: good_png(chunk(b"eXIf", _shared_exif()[6:])))
+    yield Kind("bomb-tags.tif", COMPLEX, lambda: _shared_values(20_000, 1 << 20), "tags of the TIFF")
+    yield Kind("bomb-tile.tif", LARGE, lambda: tiled(8, 8, (32_768, 32_768), zlib.compress(bytes(1 << 24)), 8))
+    yield Kind("bomb-tiles.tif", LARGE, lambda: tiled(1, 20_000, (4096, 4096), zlib.compress(bytes(1 << 24)), 8))
+    yield Kind("bomb-strips.tif", COMPLEX, _many_strips, "strips or tiles")
+    yield Kind("bomb-comments.gif", COMPLEX, lambda: gif(4, 4, (0, 0, 4, 4), b"!\xfe" + pieces(bytes(4 << 20)) + b"\0"))
+    yield Kind("bomb-extensions.gif", COMPLEX, lambda: gif(4, 4, (0, 0, 4, 4), b"!\xfe\0" * 200_000), "extensions")
+    yield Kind("bomb-wide-skip.bmp", COMPLEX, lambda: bmp(10_000_000, 1, 8, b"\0\2\0\xff" * 50, 1, GREYS), "run-length")
+    yield Kind("bomb-digits.ppm", COMPLEX, lambda: b"P1\n5900 5900\n" + b"1" * 5900 * 5900, "digits")
 
 
 def _many_strips() -> bytes:
@@ -435,50 +442,50 @@ def _webp_with_exif(block: bytes) -> bytes:
     return riff(vp8x(96, 64, flags=8), (b"VP8 ", plain[20:]), (b"EXIF", block))
 
 
-def _shapes() -> Iterator[ImageKind]:
+def _shapes() -> Iterator[Kind]:
     for width, height in ((1, 1), (30_000, 1), (1, 30_000), (3, 4000), (5000, 2)):
         size = f"{width}x{height}"
-        yield ImageKind(f"{size}.png", RECORD, lambda w=width, h=height: encode(photograph(w, h), "PNG"))
-        yield ImageKind(f"{size}.jpg", RECORD, lambda w=width, h=height: encode(photograph(w, h), "JPEG"))
-    yield ImageKind("1x1.gif", RECORD, lambda: encode(photograph(1, 1), "GIF"))
-    yield ImageKind("1x1.webp", RECORD, lambda: encode(photograph(1, 1), "WEBP"))
-    yield ImageKind("large.jpg", RECORD, lambda: encode(photograph(2000, 1500), "JPEG"))
+        yield Kind(f"{size}.png", RECORD, lambda w=width, h=height: encode(photograph(w, h), "PNG"))
+        yield Kind(f"{size}.jpg", RECORD, lambda w=width, h=height: encode(photograph(w, h), "JPEG"))
+    yield Kind("1x1.gif", RECORD, lambda: encode(photograph(1, 1), "GIF"))
+    yield Kind("1x1.webp", RECORD, lambda: encode(photograph(1, 1), "WEBP"))
+    yield Kind("large.jpg", RECORD, lambda: encode(photograph(1200, 900), "JPEG"))
 
 
-def _pixels() -> Iterator[ImageKind]:
+def _pixels() -> Iterator[Kind]:
     cmyk, wide = photograph(mode="CMYK"), np.linspace(0, 65_535, 96 * 64).astype(np.uint16).reshape(64, 96)
     adobe = b"Adobe\0d\0\0\0\0\0"
     for mode in ("L", "1", "LA", "RGBA", "P"):
-        yield ImageKind(f"mode-{mode.lower()}.png", RECORD, lambda m=mode: encode(photograph(mode=m), "PNG"))
+        yield Kind(f"mode-{mode.lower()}.png", RECORD, lambda m=mode: encode(photograph(mode=m), "PNG"))
     for depth in (1, 2, 4):
         colors = chunk(b"PLTE", bytes(range(3 << depth)))
         row = b"\0" + bytes([0b00011011] * depth)
-        yield ImageKind(f"palette-{depth}-bit.png", RECORD, lambda d=depth, c=colors, r=row: png(8, 4, d, 3, r * 4, c))
+        yield Kind(f"palette-{depth}-bit.png", RECORD, lambda d=depth, c=colors, r=row: png(8, 4, d, 3, r * 4, c))
     alpha = (chunk(b"PLTE", bytes(range(12))), chunk(b"tRNS", b"\0\x80\xff"))
-    yield ImageKind("palette-alpha.png", RECORD, lambda: png(8, 4, 2, 3, b"\0\x1b\xe4" * 4, *alpha))
-    yield ImageKind("no-palette.png", BROKEN, lambda: png(8, 4, 2, 3, b"\0\x1b\xe4" * 4))
-    yield ImageKind("grey-16.png", RECORD, lambda: encode(Image.fromarray(wide), "PNG"))
-    yield ImageKind("rgb-16.png", RECORD, lambda: png(2, 2, 16, 2, (b"\0" + bytes(range(12))) * 2))
-    yield ImageKind("rgba-16.png", RECORD, lambda: png(2, 2, 16, 6, (b"\0" + bytes(range(16))) * 2))
-    yield ImageKind("la-16.png", RECORD, lambda: png(2, 2, 16, 4, (b"\0" + bytes(range(8))) * 2))
-    yield ImageKind("interlaced.png", RECORD, _interlaced)
-    yield ImageKind("grey-16.tif", RECORD, lambda: encode(Image.fromarray(wide), "TIFF"))
-    yield ImageKind("int-32.tif", RECORD, lambda: encode(Image.fromarray(wide.astype(np.int32)), "TIFF"))
-    yield ImageKind("float.tif", PIXELS, lambda: encode(photograph(mode="F"), "TIFF"), "save as 8 or 16 bit")
-    yield ImageKind("float.ppm", PIXELS, lambda: encode(photograph(mode="F"), "PPM"), "save as 8 or 16 bit")
-    yield ImageKind("cmyk-adobe.jpg", RECORD, lambda: encode(cmyk, "JPEG"))
-    yield ImageKind("cmyk-plain.jpg", RECORD, lambda: without(encode(cmyk, "JPEG"), 0xEE))
-    yield ImageKind("ycck.jpg", RECORD, lambda: _patched(encode(cmyk, "JPEG"), adobe, adobe[:-1] + b"\2"))
-    yield ImageKind("rgb-adobe.jpg", RECORD, lambda: into_jpeg(segment(0xEE, adobe)))
-    yield ImageKind("grey.jpg", RECORD, lambda: encode(photograph(mode="L"), "JPEG"))
-    yield ImageKind("cmyk.tif", RECORD, lambda: encode(cmyk, "TIFF"))
-    yield ImageKind("lab.tif", RECORD, lambda: encode(_lab(), "TIFF"))
-    yield ImageKind("ycbcr.tif", RECORD, lambda: encode(photograph(mode="YCbCr"), "TIFF", compression="jpeg"))
-    yield ImageKind("rgba.tif", RECORD, lambda: encode(photograph(mode="RGBA"), "TIFF"))
-    yield ImageKind("fax.tif", RECORD, lambda: encode(photograph(mode="1"), "TIFF", compression="group4"))
-    yield ImageKind("grey-12.pgm", RECORD, lambda: b"P5 2 2 4095\n" + bytes(range(8)))
-    yield ImageKind("digits.ppm", RECORD, lambda: b"P3\n# by hand\n2 1 255\n255 0 0 0 255 0\n")
-    yield ImageKind("alpha.webp", RECORD, lambda: encode(photograph(mode="RGBA"), "WEBP", lossless=True))
+    yield Kind("palette-alpha.png", RECORD, lambda: png(8, 4, 2, 3, b"\0\x1b\xe4" * 4, *alpha))
+    yield Kind("no-palette.png", BROKEN, lambda: png(8, 4, 2, 3, b"\0\x1b\xe4" * 4))
+    yield Kind("grey-16.png", RECORD, lambda: encode(Image.fromarray(wide), "PNG"))
+    yield Kind("rgb-16.png", RECORD, lambda: png(2, 2, 16, 2, (b"\0" + bytes(range(12))) * 2))
+    yield Kind("rgba-16.png", RECORD, lambda: png(2, 2, 16, 6, (b"\0" + bytes(range(16))) * 2))
+    yield Kind("la-16.png", RECORD, lambda: png(2, 2, 16, 4, (b"\0" + bytes(range(8))) * 2))
+    yield Kind("interlaced.png", RECORD, _interlaced)
+    yield Kind("grey-16.tif", RECORD, lambda: encode(Image.fromarray(wide), "TIFF"))
+    yield Kind("int-32.tif", RECORD, lambda: encode(Image.fromarray(wide.astype(np.int32)), "TIFF"))
+    yield Kind("float.tif", PIXELS, lambda: encode(photograph(mode="F"), "TIFF"), "save as 8 or 16 bit")
+    yield Kind("float.ppm", PIXELS, lambda: encode(photograph(mode="F"), "PPM"), "save as 8 or 16 bit")
+    yield Kind("cmyk-adobe.jpg", RECORD, lambda: encode(cmyk, "JPEG"))
+    yield Kind("cmyk-plain.jpg", RECORD, lambda: without(encode(cmyk, "JPEG"), 0xEE))
+    yield Kind("ycck.jpg", RECORD, lambda: _patched(encode(cmyk, "JPEG"), adobe, adobe[:-1] + b"\2"))
+    yield Kind("rgb-adobe.jpg", RECORD, lambda: into_jpeg(segment(0xEE, adobe)))
+    yield Kind("grey.jpg", RECORD, lambda: encode(photograph(mode="L"), "JPEG"))
+    yield Kind("cmyk.tif", RECORD, lambda: encode(cmyk, "TIFF"))
+    yield Kind("lab.tif", RECORD, lambda: encode(_lab(), "TIFF"))
+    yield Kind("ycbcr.tif", RECORD, lambda: encode(photograph(mode="YCbCr"), "TIFF", compression="jpeg"))
+    yield Kind("rgba.tif", RECORD, lambda: encode(photograph(mode="RGBA"), "TIFF"))
+    yield Kind("fax.tif", RECORD, lambda: encode(photograph(mode="1"), "TIFF", compression="group4"))
+    yield Kind("grey-12.pgm", RECORD, lambda: b"P5 2 2 4095\n" + bytes(range(8)))
+    yield Kind("digits.ppm", RECORD, lambda: b"P3\n# by hand\n2 1 255\n255 0 0 0 255 0\n")
+    yield Kind("alpha.webp", RECORD, lambda: encode(photograph(mode="RGBA"), "WEBP", lossless=True))
 
 
 def _interlaced() -> bytes:
@@ -493,65 +500,67 @@ def _lab() -> Image.Image:
     )
 
 
-def _several() -> Iterator[ImageKind]:
-    yield ImageKind("animated.gif", RECORD, lambda: _animated("GIF"))
-    yield ImageKind("animated.webp", RECORD, lambda: _animated("WEBP"))
-    yield ImageKind("animated.png", RECORD, lambda: _animated("PNG"))
-    yield ImageKind("small-canvas.gif", RECORD, lambda: gif(2, 2, (0, 0, 4, 4), dispose=2))
-    yield ImageKind("no-picture.gif", BROKEN, lambda: b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0, 0, 0) + b";")
-    yield ImageKind("pages.tif", RECORD, lambda: _animated("TIFF"))
-    yield ImageKind("pictures.mpo", RECORD, lambda: _animated("MPO"))
+def _several() -> Iterator[Kind]:
+    yield Kind("animated.gif", RECORD, lambda: _animated("GIF"))
+    yield Kind("animated.webp", RECORD, lambda: _animated("WEBP"))
+    yield Kind("animated.png", RECORD, lambda: _animated("PNG"))
+    yield Kind("small-canvas.gif", RECORD, lambda: gif(2, 2, (0, 0, 4, 4), dispose=2))
+    yield Kind("no-picture.gif", BROKEN, lambda: b"GIF89a" + struct.pack("<HHBBB", 4, 4, 0, 0, 0) + b";")
+    yield Kind("pages.tif", RECORD, lambda: _animated("TIFF"))
+    yield Kind("pictures.mpo", RECORD, lambda: _animated("MPO"))
     if features.check("avif"):
-        yield ImageKind("still.avif", RECORD, lambda: encode(photograph(), "AVIF", max_threads=1))
-        yield ImageKind("animated.avif", RECORD, lambda: _animated("AVIF", max_threads=1))
-        yield ImageKind("cut.avif", BROKEN, lambda: _share(encode(photograph(), "AVIF", max_threads=1), 0.6))
+        yield Kind("still.avif", RECORD, lambda: encode(photograph(), "AVIF", max_threads=1))
+        yield Kind("animated.avif", RECORD, lambda: _animated("AVIF", max_threads=1))
+        yield Kind("cut.avif", BROKEN, lambda: _share(encode(photograph(), "AVIF", max_threads=1), 0.6))
 
 
-def _metadata() -> Iterator[ImageKind]:
-    for orientation in (*range(0, 10), 65_535):
-        yield ImageKind(f"turned-{orientation}.jpg", RECORD, lambda o=orientation: jpeg(exif=oriented(o)))
-    yield ImageKind("turned.tif", RECORD, lambda: tiff(grey_tags(8, 8) | {274: (3, [6])}, bytes(range(64))))
-    yield ImageKind("turned-by-xmp.png", RECORD, lambda: good_png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>')))
-    yield ImageKind("exif-rubbish.jpg", RECORD, lambda: jpeg(exif=b"Exif\0\0" + np.random.default_rng(2).bytes(90)))
-    yield ImageKind("exif-cut.jpg", RECORD, lambda: jpeg(exif=oriented(6)[:-9]))
-    yield ImageKind("exif-loop.jpg", RECORD, lambda: jpeg(exif=exif((0x0112, 3, 1, 6), following=8)))
-    yield ImageKind("exif-huge-count.jpg", RECORD, lambda: jpeg(exif=exif((0x0112, 3, 0xFFFFFFFF, 6), (0x8769, 4, 1, 8))))
-    yield ImageKind("exif-letters.png", RECORD, lambda: good_png(chunk(b"tEXt", b"Raw profile type exif\0\n\n\nxyz")))
-    yield ImageKind("profile.jpg", RECORD, lambda: jpeg(icc_profile=_profile("sRGB")))
-    yield ImageKind("profile-lab.jpg", RECORD, lambda: jpeg(icc_profile=_profile("LAB")))
-    yield ImageKind("profile-rubbish.jpg", RECORD, lambda: jpeg(icc_profile=np.random.default_rng(3).bytes(4000)))
-    yield ImageKind("profile-rubbish.png", RECORD, lambda: good_png(chunk(b"iCCP", b"x\0\0rubbish")))
-    yield ImageKind("profile-parts-lost.jpg", RECORD, lambda: into_jpeg(segment(0xE2, b"ICC_PROFILE\0\2\5part")))
-    yield ImageKind("photoshop-cut.jpg", RECORD, lambda: into_jpeg(segment(0xED, b"Photoshop 3.0\0008BIM\3\xed\0\0\xff\xff")))
-    yield ImageKind("unknown-chunk.png", RECORD, lambda: good_png(chunk(b"prVt", b"x" * 1000)))
+def _metadata() -> Iterator[Kind]:
+    for orientation in (*range(10), 65_535):
+        yield Kind(f"turned-{orientation}.jpg", RECORD, lambda o=orientation: jpeg(exif=oriented(o)))
+    yield Kind("turned.tif", RECORD, lambda: tiff(grey_tags(8, 8) | {274: (3, [6])}, bytes(range(64))))
+    yield Kind("turned-by-xmp.png", RECORD, lambda: good_png(chunk(b"iTXt", XMP)))
+    yield Kind("exif-rubbish.jpg", RECORD, lambda: jpeg(exif=b"Exif\0\0" + np.random.default_rng(2).bytes(90)))
+    yield Kind("exif-cut.jpg", RECORD, lambda: jpeg(exif=oriented(6)[:-9]))
+    yield Kind("exif-loop.jpg", RECORD, lambda: jpeg(exif=exif((0x0112, 3, 1, 6), following=8)))
+    yield Kind("exif-huge-count.jpg", RECORD, lambda: jpeg(exif=exif((0x0112, 3, 0xFFFFFFFF, 6), (0x8769, 4, 1, 8))))
+    yield Kind("exif-letters.png", RECORD, lambda: good_png(chunk(b"tEXt", b"Raw profile type exif\0\n\n\nxyz")))
+    yield Kind("profile.jpg", RECORD, lambda: jpeg(icc_profile=_profile("sRGB")))
+    yield Kind("profile-lab.jpg", RECORD, lambda: jpeg(icc_profile=_profile("LAB")))
+    yield Kind("profile-rubbish.jpg", RECORD, lambda: jpeg(icc_profile=np.random.default_rng(3).bytes(4000)))
+    yield Kind("profile-rubbish.png", RECORD, lambda: good_png(chunk(b"iCCP", b"x\0\0rubbish")))
+    yield Kind("profile-parts-lost.jpg", RECORD, lambda: into_jpeg(segment(0xE2, b"ICC_PROFILE\0\2\5part")))
+    yield Kind(
+        "photoshop-cut.jpg", RECORD, lambda: into_jpeg(segment(0xED, b"Photoshop 3.0\0008BIM\3\xed\0\0\xff\xff"))
+    )
+    yield Kind("unknown-chunk.png", RECORD, lambda: good_png(chunk(b"prVt", b"x" * 1000)))
 
 
-def _encodings() -> Iterator[ImageKind]:
-    yield ImageKind("progressive.jpg", RECORD, lambda: jpeg(progressive=True))
-    yield ImageKind("arithmetic.jpg", RECORD, lambda: ARITHMETIC)
-    yield ImageKind("restarts.jpg", RECORD, lambda: jpeg(restart_marker_blocks=3))
-    yield ImageKind("4-2-0.jpg", RECORD, lambda: jpeg(subsampling=2))
-    yield ImageKind("garbage-behind.jpg", RECORD, lambda: jpeg() + np.random.default_rng(4).bytes(9000))
-    yield ImageKind("film-behind.jpg", RECORD, lambda: jpeg() + b"\xff\xda" * 5000)
-    yield ImageKind("twice.jpg", RECORD, lambda: jpeg() + jpeg())
-    yield ImageKind("garbage-behind.png", RECORD, lambda: good_png() + bytes(5000))
-    yield ImageKind("garbage-behind.gif", RECORD, lambda: encode(photograph(), "GIF") + b"rubbish" * 50)
-    yield ImageKind("lossless.webp", RECORD, lambda: encode(photograph(), "WEBP", lossless=True))
-    yield ImageKind("lossless.jp2", RECORD, lambda: encode(photograph(), "JPEG2000"))
-    yield ImageKind("lossy.jp2", RECORD, lambda: encode(photograph(), "JPEG2000", quality_mode="rates", quality_layers=[20], irreversible=True))
-    yield ImageKind("codestream.jp2", RECORD, lambda: encode(photograph(), "JPEG2000", no_jp2=True))
-    yield ImageKind("big.tif", RECORD, lambda: encode(photograph(), "TIFF", big_tiff=True))
-    yield ImageKind("tiled.tif", RECORD, lambda: tiled(40, 20, (16, 16), bytes(range(256))))
+def _encodings() -> Iterator[Kind]:
+    yield Kind("progressive.jpg", RECORD, lambda: jpeg(progressive=True))
+    yield Kind("arithmetic.jpg", RECORD, lambda: ARITHMETIC)
+    yield Kind("restarts.jpg", RECORD, lambda: jpeg(restart_marker_blocks=3))
+    yield Kind("4-2-0.jpg", RECORD, lambda: jpeg(subsampling=2))
+    yield Kind("garbage-behind.jpg", RECORD, lambda: jpeg() + np.random.default_rng(4).bytes(9000))
+    yield Kind("film-behind.jpg", RECORD, lambda: jpeg() + b"\xff\xda" * 5000)
+    yield Kind("twice.jpg", RECORD, lambda: jpeg() + jpeg())
+    yield Kind("garbage-behind.png", RECORD, lambda: good_png() + bytes(5000))
+    yield Kind("garbage-behind.gif", RECORD, lambda: encode(photograph(), "GIF") + b"rubbish" * 50)
+    yield Kind("lossless.webp", RECORD, lambda: encode(photograph(), "WEBP", lossless=True))
+    yield Kind("lossless.jp2", RECORD, lambda: encode(photograph(), "JPEG2000"))
+    yield Kind("lossy.jp2", RECORD, lambda: encode(photograph(), "JPEG2000", quality_layers=[20], irreversible=True))
+    yield Kind("codestream.jp2", RECORD, lambda: encode(photograph(), "JPEG2000", no_jp2=True))
+    yield Kind("big.tif", RECORD, lambda: encode(photograph(), "TIFF", big_tiff=True))
+    yield Kind("tiled.tif", RECORD, lambda: tiled(40, 20, (16, 16), bytes(range(256))))
     for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
-        yield ImageKind(f"{name}.tif", RECORD, lambda n=name: encode(photograph(), "TIFF", compression=n))
-    yield ImageKind("loop.tif", RECORD, _looping_tiff)
-    yield ImageKind("ring.tif", RECORD, lambda: _ring_of_tiffs(500))
-    yield ImageKind("top-down.bmp", RECORD, lambda: bmp(4, -2, 24, bytes(range(24))))
-    yield ImageKind("run-length.bmp", RECORD, lambda: bmp(8, 2, 8, b"\x08\x40\0\0\x08\x90\0\1", 1, GREYS))
-    yield ImageKind("16-bit.bmp", RECORD, lambda: bmp(4, 2, 16, bytes(range(16))))
+        yield Kind(f"{name}.tif", RECORD, lambda n=name: encode(photograph(), "TIFF", compression=n))
+    yield Kind("loop.tif", RECORD, _looping_tiff)
+    yield Kind("ring.tif", RECORD, lambda: _ring_of_tiffs(500))
+    yield Kind("top-down.bmp", RECORD, lambda: bmp(4, -2, 24, bytes(range(24))))
+    yield Kind("run-length.bmp", RECORD, lambda: bmp(8, 2, 8, b"\x08\x40\0\0\x08\x90\0\1", 1, GREYS))
+    yield Kind("16-bit.bmp", RECORD, lambda: bmp(4, 2, 16, bytes(range(16))))
 
 
-def image_kinds(max_pixels: int) -> list[ImageKind]:
+def image_kinds(max_pixels: int) -> list[Kind]:
     """Every kind of file, each name once.
 
     Args:

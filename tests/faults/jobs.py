@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -186,15 +186,14 @@ class Workplace:
         ended = running.wait()
         if ended.code != 0:
             raise RuntimeError(f"an undisturbed job failed with {ended.code}: {ended.said}")
-        whole = Whole.of(place, planned, ended.seconds)
-        shutil.rmtree(place.root)
-        return whole
+        return Whole.of(place, planned, ended.seconds)
 
 
 @dataclass(frozen=True)
 class Whole:
     """An undisturbed run."""
 
+    place: Place
     digests: dict[str, str]  # path -> SHA-256, of COMPARED
     size: int  # bytes of all of its files
     planned: float  # seconds until its manifest was there
@@ -205,7 +204,7 @@ class Whole:
         """What a run that ended well has written."""
         files = place.read(place.names())
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name.startswith(COMPARED)}
-        return cls(digests, sum(map(len, files.values())), planned, seconds)
+        return cls(place, digests, sum(map(len, files.values())), planned, seconds)
 
     @property
     def working(self) -> float:
@@ -225,6 +224,22 @@ class Whole:
         ):
             if names:
                 yield f"{len(names)} files {what}, such as {min(names)}"
+        for name in sorted(other)[:3]:
+            mine, theirs = self.place.read({name})[name], place.read({name})[name]
+            yield f"{name}: {describe_difference(mine, theirs)}"
+
+
+def describe_difference(mine: bytes, theirs: bytes) -> str:
+    """What is different about a file, by its pixels if it is a picture."""
+    words = f"{len(mine)} bytes undisturbed, {len(theirs)} here"
+    try:
+        one, other = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in (mine, theirs))
+    except OSError:
+        return words
+    if one.shape != other.shape:
+        return f"{words}, {one.shape} and {other.shape} pixels"
+    apart = np.abs(one - other)
+    return f"{words}, {np.count_nonzero(apart)} of {apart.size} values differ, by {apart.max()} at most"
 
 
 def draw_images(folder: Path, count: int, seed: int, largest: int = 480) -> None:

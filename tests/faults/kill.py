@@ -13,8 +13,8 @@ from tests.faults.settings import Settings
 
 AIMS = ("anywhere", "commit", "anywhere", "several", "summary", "anywhere", "commit", "plan", "processes", "anywhere")
 """What the rounds aim at, again and again: a random moment from the manifest to the end; a commit, between a shard's
-records and its marker; several kills in a row; the summary, when all markers are there; the moment when the manifest comes
-to be; a random moment of a job with two worker processes."""
+records and its marker; several kills in a row; the summary, when all markers are there; the moment when the manifest is
+written; a random moment of a job with two worker processes."""
 
 ATTEMPTS = 10  # to hit a job that is sometimes over before the blow
 

@@ -13,7 +13,6 @@ from tests.faults.jobs import Workplace
 from tests.faults.places import STORES, missing, opened
 from tests.faults.reporting import Outcome, Round
 
-
 Trial = Callable[..., Iterator[Round]]  # of a workplace, a place, what else it needs, and its own chances
 
 

