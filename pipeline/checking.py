@@ -290,10 +290,22 @@ def _is_elsewhere(layout: RunLayout, uri: str, path: str) -> bool:
 
 
 def _check_carried(readers: ThreadPoolExecutor, uris: list[str]) -> Iterator[Problem]:
-    for uri, exists in zip(uris, readers.map(storage.exists, uris), strict=True):
-        if not exists:
-            words = f"{plain(uri)} is missing: a record carried over from that run names it, and the run has changed"
-            yield Problem("overlay of an earlier run is missing", words)
+    for problem in readers.map(_look, uris):
+        if problem is not None:
+            yield problem
+
+
+def _look(uri: str) -> Problem | None:
+    """What is wrong with an overlay of another run: it must be there, and is not read."""
+    try:
+        if storage.exists(uri):
+            return None
+    except OSError as error:
+        return Problem(
+            "overlay of an earlier run cannot be reached", f"{plain(uri)} cannot be reached: {one_line(error)}"
+        )
+    words = "is missing: a record carried over from that run names it, and the run has changed"
+    return Problem("overlay of an earlier run is missing", f"{plain(uri)} {words}")
 
 
 def _check_pictures(

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import quiet
 from pipeline.errors import BeamcamError, ConfigError
 from pipeline.options import split_names
-from pipeline.wording import SafeFormatter, shown
+from pipeline.wording import SafeFormatter, show_traceback, shown
 
 DESCRIPTION = "Explain every image of a data set with your own Keras classifier."
 
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
+    sys.excepthook = show_traceback
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, handlers=[handler])

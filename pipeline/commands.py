@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import quiet, storage
-from pipeline.config import RunConfig, Targets
+from pipeline.config import RunConfig, Targets, configure_storage
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.options import split_names
@@ -205,10 +205,7 @@ def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _configure_storage(options: Mapping[str, Any]) -> None:
     """For all that is read from here on; every command may be given options of stores."""
-    try:
-        storage.configure(options.get("storage_options", ()), options.get("storage_timeout", RunConfig.storage_timeout))
-    except ValueError as error:
-        raise ConfigError(f"--storage-option: {error}") from error
+    configure_storage(options.get("storage_options", ()), options.get("storage_timeout", RunConfig.storage_timeout))
 
 
 def read_config_file(uri: str) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import storage
 from pipeline.codec import MAP_DTYPES
 from pipeline.errors import ConfigError, without_secrets
 from pipeline.geometry import RESIZES
@@ -231,6 +232,18 @@ class RunConfig:
     def digest(self) -> str:
         """A hash of `identity`."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def configure_storage(options: Sequence[str], timeout: float) -> None:
+    """Makes the options of stores those of this process.
+
+    Raises:
+        ConfigError: one of them is not understood, or gives a secret.
+    """
+    try:
+        storage.configure(options, timeout)
+    except ValueError as error:
+        raise ConfigError(f"--storage-option: {error}") from error
 
 
 def describe_difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.errors import BeamcamError, RunError
 from pipeline.layout import RunLayout
 from pipeline.records import Failure, Record, Shard
-from pipeline.shard import Explained, Loaded, ShardJob
+from pipeline.shard import Explained, Loaded, Outage, ShardJob
 
 if TYPE_CHECKING:
     from pipeline.worker import Worker
@@ -58,13 +58,16 @@ def process_shards(
         The content of each shard's marker, which was written last: a shard is done if and only if it is there.
 
     Raises:
-        RunError: some shards broke; all others are committed.
+        RunError: some shards broke, and all others are committed; or a store is away, and nothing more was tried.
         OSError: the output cannot be written; nothing more was tried.
     """
     ahead, behind = threading.Semaphore(CORES), threading.Semaphore(CORES)
     shards = iter(shards)
     first = list(itertools.islice(shards, 1))
-    jobs = (ShardJob(worker, layout, shard, find_commit, ahead, behind) for shard in itertools.chain(first, shards))
+    outage = Outage()
+    jobs = (
+        ShardJob(worker, layout, shard, find_commit, outage, ahead, behind) for shard in itertools.chain(first, shards)
+    )
     batch = worker.config.batch_size
     with (
         _pool_for([*worker.config.images, *(entry.uri for shard in first for entry in shard.entries)]) as loaders,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import models, quiet, storage
 from pipeline.carrying import check_earlier
 from pipeline.class_names import load_class_names
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, configure_storage
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.listing import Listing
@@ -52,7 +52,7 @@ def run_job(
     """
     from pipeline.graph import parse_beam_options
 
-    storage.configure(config.storage_options, config.storage_timeout)
+    configure_storage(config.storage_options, config.storage_timeout)
     parse_beam_options(beam_options)
     with contextlib.ExitStack() as held:
         with list_input(config) as listing:
@@ -83,7 +83,7 @@ def mend_run(
     """
     from pipeline.graph import parse_beam_options
 
-    storage.configure(config.storage_options, config.storage_timeout)
+    configure_storage(config.storage_options, config.storage_timeout)
     parse_beam_options(beam_options)
     check_same_options(config)
     with contextlib.ExitStack() as held:

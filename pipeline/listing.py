@@ -131,8 +131,8 @@ def _check_name(uri: str) -> None:
 def _check_secret(uri: str) -> None:
     if ("@" in uri or "?" in uri) and storage.holds_secret(uri):
         raise ConfigError(
-            f"{without_secrets(uri)!r} gives a password or a signature, and uris are stored in every file of a run: leave "
-            "it out, and give the store's credentials by its own means on each machine"
+            f"{without_secrets(uri)!r} gives a password or a signature, and uris are stored with a run's records: "
+            "leave it out, and give the store's credentials by its own means on each machine"
         )
 
 

@@ -11,6 +11,8 @@ import bisect
 import heapq
 import itertools
 import json
+import os
+import re
 import tempfile
 import threading
 import zlib
@@ -26,6 +28,7 @@ MANY = 64  # lists that a page of folders becomes at most
 LONG = 4  # pages after which a flat list may be cut up
 HELD = 32 << 20  # bytes of compressed pages that memory holds; 1,000 keys take some 10 KB
 
+_HEX = re.compile("[0-9]*[a-f]")
 _LAST = "\U0010fffd"  # the last character that any name may hold
 
 
@@ -188,9 +191,8 @@ class _Walk:
         parts = self._kept(page.keys, job.span)
         if page.token is None or (page.keys and job.span.end is not None and page.keys[-1] >= job.span.end):
             return parts
-        is_long = job.pages + 1 >= LONG and page.keys and page.keys[-1] >= job.span.start
-        if is_long and self._has_room_for(1):
-            spans = _cut_up(job.span, page.keys[-1])
+        if self._is_worth_cutting(job, page):
+            spans = _cut_up(job.span, page.keys[0], page.keys[-1])
             return parts + [
                 self.add(_Job(span), span.start) for span in spans if self._is_open(span.prefix, job.span.prefix)
             ]
@@ -209,10 +211,19 @@ class _Walk:
             told = place if span.end is None else bisect.bisect_left(page.keys, span.end)  # a flat list tells these too
         parts += self._kept(page.keys[told:], job.span)
         last = max([*page.keys[-1:], *page.folders[-1:]], default=job.span.prefix)
-        if page.token is not None and (job.span.end is None or last < job.span.end):
+        if page.token is None or (job.span.end is not None and last >= job.span.end):
+            return parts
+        if not page.folders and self._is_worth_cutting(job, page):
+            ranges = _cut_folder(job.span, page.keys[0], page.keys[-1])
+            parts += [self.add(_Job(span), span.start) for span in ranges]
+        else:
             rest = _Job(job.span, page.token, job.pages + 1, max(page.folders[-1:], default=job.last_folder))
             parts.append(self.add(rest, last + _LAST))
         return parts
+
+    def _is_worth_cutting(self, job: _Job, page: Page) -> bool:
+        is_long = job.pages + 1 >= LONG and page.keys and page.keys[-1] >= job.span.start
+        return bool(is_long) and self._has_room_for(1)
 
     def _spans(self, folders: list[str], prefix: str) -> list[tuple[str, Span]]:
         """How the folders of a level are listed, each with where it begins."""
@@ -293,14 +304,35 @@ def _behind(folder: str) -> str:
     return folder[:-1] + "0"  # the character after the slash
 
 
-def _cut_up(span: Span, last: str) -> list[Span]:
-    """What is left of a flat list behind its last key, level by level from the key's own folder upwards."""
-    start, spans = last + "\0", []
+def _cut_up(span: Span, first: str, last: str) -> list[Span]:
+    """What is left of a flat list behind a page: of the last key's own folder, and of each folder above it."""
     folder = last[: last.rfind("/") + 1]
+    if len(folder) <= len(span.prefix):
+        return _cut_folder(span, first, last)
+    spans = _cut_folder(Span(folder, True), first, last)
     while len(folder) > len(span.prefix):
-        spans.append(Span(folder, False, start))
         start, folder = _behind(folder), folder[: folder.rfind("/", 0, -1) + 1]
-    return [*spans, Span(span.prefix, False, start, span.end)]
+        is_top = len(folder) <= len(span.prefix)
+        spans.append(Span(span.prefix, False, start, span.end) if is_top else Span(folder, False, start))
+    return spans
+
+
+def _cut_folder(span: Span, first: str, last: str) -> list[Span]:
+    """What is left of a folder behind a page, cut where its names, if they are numbers or hashes, would go on.
+
+    After image_0417.jpg these are image_042, ..., image_05, ..., image_1, ... Any cuts are right; good ones save time.
+    """
+    place = min(len(os.path.commonprefix([first, last])), len(last) - 1)
+    digits = "0123456789abcdef" if _HEX.match(last, place) else "0123456789"
+    cuts: list[str] = []
+    while place >= len(span.prefix) and last[place] in digits:
+        cuts += [last[:place] + digit for digit in digits if digit > last[place]]
+        place -= 1
+    cuts = [cut for cut in cuts if span.end is None or cut < span.end]
+    if not cuts and span.flat and span.end is None and span.prefix.endswith("/"):
+        return [Span(span.prefix, False, last + "\0")]
+    ends = [*cuts, span.end]
+    return [Span(span.prefix, span.flat, start, end) for start, end in zip([last + "\0", *cuts], ends, strict=True)]
 
 
 def check_order(page: Page, uri: str) -> None:

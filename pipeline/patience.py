@@ -160,6 +160,7 @@ _PERMANENT = {
 _TRANSIENT = {
     "aiohttp.ClientError",
     "botocore.ChecksumError",
+    "botocore.ConnectionError",
     "botocore.FlexibleChecksumError",
     "botocore.HTTPClientError",
     "botocore.IncompleteReadError",

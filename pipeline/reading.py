@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import parquet, storage
 from pipeline.layout import RunLayout
 from pipeline.records import Entry, Failure, Record
-from pipeline.run import read_summary
+from pipeline.summary import read_summary
 
 if TYPE_CHECKING:
     import pandas as pd

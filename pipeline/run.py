@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import itertools
 import json
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +13,12 @@ from pipeline import parquet, storage
 from pipeline.carrying import EarlierShards
 from pipeline.config import LATER, NOT_PART_OF_A_RESULT, RunConfig, describe_difference
 from pipeline.errors import ConfigError, RunError, as_config_errors
-from pipeline.idset import IdSet, hash_names
-from pipeline.layout import RunLayout, is_overlay
+from pipeline.layout import RunLayout
 from pipeline.listing import Listing, list_images
 from pipeline.locking import hold_run
-from pipeline.records import SCHEMA_VERSION, Entry
+from pipeline.records import Entry
 from pipeline.running import RunningJob, claim_of, is_of_run, read_run_metadata
-from pipeline.timing import sum_timings
-
-_MARKER_KEYS = frozenset(
-    ("shard", "config_digest", "model_digest", "inputs", "records", "failures", "failures_by_type", "overlays", "files",
-     "overlays_sha256", "seconds")
-)  # fmt: skip
-_SUMMARY_KEYS = frozenset(
-    ("config_digest", "model_digest", "class_names", "inputs", "records", "failures", "overlays", "shards")
-)
+from pipeline.summary import read_markers, read_summary, remove_orphans, summarize
 
 
 @dataclass(frozen=True)
@@ -269,16 +256,6 @@ def marked_shards(layout: RunLayout) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
-def read_markers(layout: RunLayout, shards: range) -> list[dict[str, Any]]:
-    """The contents of all markers.
-
-    Raises:
-        RunError: one is missing or damaged.
-    """
-    with ThreadPoolExecutor(16) as pool:  # an object store takes as long for one as for many
-        return list(pool.map(lambda shard: _read_json(layout, layout.marker(shard), _MARKER_KEYS), shards))
-
-
 def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
     """Sums the markers up, checks that nothing is missing, and writes run.json.
 
@@ -291,7 +268,7 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
     if not plan.pending and storage.exists(layout.uri(layout.SUMMARY)):
         return read_summary(layout)
     markers = read_markers(layout, range(plan.n_shards))
-    summary = _summarize(plan, markers, seconds)
+    summary = summarize(plan.config, plan.metadata, markers, seconds, len(plan.pending))
     if summary["records"] + summary["failures"] != plan.n_images:
         raise RunError(
             f"{plan.n_images} images went in, but {summary['records']} records and {summary['failures']} failures came "
@@ -303,50 +280,13 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
     return summary
 
 
-def remove_orphans(layout: RunLayout, n_shards: int) -> None:
-    """Removes overlays that no record names: those of an earlier attempt at an image that has changed since."""
-    named = IdSet()
-    with ThreadPoolExecutor(16) as pool:
-        uris = (layout.uri(layout.records(shard)) for shard in range(n_shards))
-        for names in pool.map(parquet.read_overlay_names, uris):
-            named.add(hash_names(names))
-    base = layout.uri("")
-    found = iter(storage.list_files(layout.uri("overlays"), recursive=True))
-    while some := list(itertools.islice(found, 10_000)):
-        is_named = named.contains(hash_names(uri.removeprefix(base) for uri in some))
-        for uri in itertools.compress(some, ~is_named):
-            if is_overlay(uri.removeprefix(base)):  # a link may have led here; and other people's files stay
-                storage.remove_file(uri)
-
-
-def read_summary(layout: RunLayout) -> dict[str, Any]:
-    """The content of run.json.
-
-    Raises:
-        RunError: it is not there, or damaged.
-    """
-    if not storage.exists(layout.uri(layout.SUMMARY)):
-        raise RunError(f"{layout.output!r} holds no finished run: there is no {layout.SUMMARY} in it")
-    return _read_json(layout, layout.SUMMARY, _SUMMARY_KEYS)
-
-
-def _read_json(layout: RunLayout, path: str, keys: frozenset[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(storage.read_bytes(layout.uri(path)))
-        missing = sorted(keys - set(content))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path} of {layout.output!r} cannot be read: {type(error).__name__}: {error}") from error
-    if missing:
-        raise RunError(f"{path} of {layout.output!r} is damaged: it lacks {', '.join(missing)}")
-    return content
-
-
 def remove_run(layout: RunLayout) -> None:
     """Removes a run's files and nothing else; the manifest last, so that a removal cut short can be repeated."""
-    for folder in layout.FOLDERS:
-        storage.remove_folder(layout.uri(folder))
-    for name in (layout.SUMMARY, layout.MANIFEST):
-        storage.remove_file(layout.uri(name))
+    with as_config_errors(f"the run in {layout.output!r} cannot be removed"):
+        for folder in layout.FOLDERS:
+            storage.remove_folder(layout.uri(folder))
+        for name in (layout.SUMMARY, layout.MANIFEST):
+            storage.remove_file(layout.uri(name))
 
 
 def _start_run(config: RunConfig, layout: RunLayout, listing: Listing, metadata: dict[str, str]) -> bool:
@@ -421,47 +361,3 @@ def _compare(listing: Iterable[Entry], known: Iterator[Entry]) -> tuple[list[str
         elif passed.pop(entry.uri) != entry.label:
             changed.append(entry.uri)
     return new, changed
-
-
-def _summarize(plan: Plan, markers: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    kinds: collections.Counter[str] = collections.Counter()
-    for marker in markers:
-        kinds.update(marker["failures_by_type"])
-    described = ("model", "model_digest", "activation_layer", "logits_layer", "probability", "preprocess")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "config": plan.config.without_secrets(),
-        "config_digest": plan.metadata["config_digest"],
-        **{name: plan.metadata[name] for name in described},
-        "class_names": json.loads(plan.metadata["class_names"]),
-        "versions": json.loads(plan.metadata["versions"]),
-        "inputs": plan.n_images,
-        "duplicates": plan.n_duplicates,
-        "records": sum(marker["records"] for marker in markers),
-        "carried": sum(marker.get("carried", 0) for marker in markers),
-        "failures": sum(marker["failures"] for marker in markers),
-        "failures_by_type": dict(sorted(kinds.items())),
-        "overlays": sum(marker["overlays"] for marker in markers),
-        "metrics": _mean_metrics(markers),
-        "shards": plan.n_shards,
-        "shards_this_time": len(plan.pending),
-        "seconds": round(seconds, 2),
-        "smallest_batch": min((marker["batch_size"] for marker in markers if "batch_size" in marker), default=None),
-        **sum_timings(markers),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _mean_metrics(markers: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Method -> metric -> its mean over all maps that have it."""
-    sums: dict[str, dict[str, list[float]]] = {}
-    for method, metric, (total, count) in (
-        (method, metric, pair)
-        for marker in markers
-        for method, of_method in marker.get("metrics", {}).items()
-        for metric, pair in of_method.items()
-    ):
-        found = sums.setdefault(method, {}).setdefault(metric, [0.0, 0])
-        found[0] += total
-        found[1] += count
-    return {m: {name: total / count for name, (total, count) in of.items()} for m, of in sums.items()}

@@ -21,7 +21,7 @@ from pipeline import parquet, storage
 from pipeline.codec import encode_map
 from pipeline.config import RunConfig
 from pipeline.decode import Decoded, decode_reduced
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, RunError
 from pipeline.geometry import (
     Geometry,
     cell_center,
@@ -68,6 +68,31 @@ class Explained:
     row: int
 
 
+class Outage:
+    """Tells a store that is away from a few images that cannot be read."""
+
+    UNANSWERED = 24  # reads in a row
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def answered(self) -> None:
+        """Takes note of a read that was answered, well or not."""
+        self._in_a_row = 0
+
+    def unanswered(self, error: Exception) -> None:
+        """Takes note of one that was not.
+
+        Raises:
+            RunError: it was the last of many.
+        """
+        with self._lock:
+            self._in_a_row += 1
+            if self._in_a_row >= self.UNANSWERED:
+                raise RunError(f"{self._in_a_row} reads in a row were not answered, the last: {error}") from error
+
+
 @dataclass(frozen=True)
 class ShardJob:
     """A shard's images on their way, and what all of them need."""
@@ -76,6 +101,7 @@ class ShardJob:
     layout: RunLayout
     shard: Shard
     find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None
+    outage: Outage = field(default_factory=Outage)
     ahead: threading.Semaphore = field(default_factory=threading.Semaphore)  # processors for loading
     behind: threading.Semaphore = field(default_factory=threading.Semaphore)  # and for making records
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -117,6 +143,8 @@ class ShardJob:
                 return self._decode(entry, data, digest)
         except ImageError as error:
             return _failure(entry, error)
+        except RunError:
+            raise
         except Exception as error:  # noqa: BLE001 - an image that trips us up costs no other
             return _failure(entry, _blame("decode", error))
 
@@ -188,16 +216,23 @@ class ShardJob:
 
     def _read(self, uri: str) -> bytes:
         try:
-            return storage.read_bytes(uri, self.config.max_bytes)
+            data = storage.read_bytes(uri, self.config.max_bytes)
+        except storage.UnavailableError as error:
+            self.outage.unanswered(error)
+            raise _blame("read", error) from error
         except FileNotFoundError as error:
+            self.outage.answered()
             raise ImageError("read", "FileNotFoundError", "there is no file of that name (any more)") from error
         except OSError as error:
+            self.outage.answered()
             if error.errno == errno.EFBIG:
                 words = f"the file has more than the {self.config.max_bytes} bytes that --max-bytes allows"
                 raise ImageError("read", "TooLarge", words) from error
             raise _blame("read", error) from error
         except Exception as error:
             raise _blame("read", error) from error
+        self.outage.answered()
+        return data
 
     def _keep_overlays(self, record: Record) -> bool:
         """Books the overlays of a record that stays; False if one of them is gone."""

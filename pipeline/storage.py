@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import patience, stores
+from pipeline.patience import UnavailableError
 from pipeline.stores import holds_secret, is_local, open_store
 
 __all__ = [
     "TEMPORARY",
+    "UnavailableError",
     "absolute",
     "configure",
     "create_bytes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -24,6 +25,9 @@ from pipeline.wording import without_secrets
 
 HEDGED_BYTES = 8_000_000
 """Larger bodies are sent once, however slow."""
+
+SENT_AT_ONCE = 500_000
+"""Larger bodies are sent part by part."""
 
 READ_BYTES = 200_000_000
 """How much a read may take in whose size is not known: it gets the time for as much."""
@@ -235,11 +239,11 @@ def _make_gcs(options: dict[str, Any]) -> Any:
         "requests_timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
     }
     if "token" not in options:
-        defaults |= _google_credentials("endpoint_url" in options)
+        defaults |= _google_credentials(str(options.get("endpoint_url", "")))
     return _gcs_class()(**(defaults | options))
 
 
-def _google_credentials(is_elsewhere: bool) -> dict[str, Any]:
+def _google_credentials(endpoint: str) -> dict[str, Any]:
     """What gcsfs is to be told: the default credentials, as all of Google's libraries find them, or none.
 
     gcsfs by itself asks more places, for 17 seconds where there are none, and takes none at all where the project asked
@@ -247,8 +251,8 @@ def _google_credentials(is_elsewhere: bool) -> dict[str, Any]:
     """
     import google.auth
 
-    if os.environ.get("STORAGE_EMULATOR_HOST") or is_elsewhere:
-        return {"token": "anon"}
+    if os.environ.get("STORAGE_EMULATOR_HOST") or endpoint.startswith("http://"):
+        return {"token": "anon"}  # an emulator, as Google's own clients take it; a token goes to nobody unencrypted
     try:
         token, project = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.full_control"])
     except google.auth.exceptions.DefaultCredentialsError:
@@ -268,6 +272,9 @@ def _make_s3(options: dict[str, Any]) -> Any:
     return _s3_class()(**(defaults | options | {"config_kwargs": config | options.get("config_kwargs", {})}))
 
 
+_BYTES = (bytes, bytearray, memoryview)
+
+
 @lru_cache(maxsize=1)
 def _gcs_class() -> type:
     from gcsfs import GCSFileSystem
@@ -278,14 +285,21 @@ def _gcs_class() -> type:
         """gcsfs, whose requests pass through patience one by one."""
 
         async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
-            data = kwargs.get("data")
+            data = kwargs.pop("data", None)
+            size = len(data) if isinstance(data, _BYTES) else HEDGED_BYTES + 1 if data else 0
             is_upload = kwargs.get("uploadType") == "multipart" and "ifGenerationMatch" not in kwargs
-            size = len(data) if isinstance(data, bytes | bytearray | memoryview) else HEDGED_BYTES + 1 if data else 0
+            is_body = path.startswith("http")
+
+            def ask() -> Any:
+                # A file is sent in parts; bytes would be sent at once, and hold up all other requests meanwhile.
+                body = io.BytesIO(data) if isinstance(data, _BYTES) and size > SENT_AT_ONCE else data
+                return once(self, method, path, *args, data=body, **kwargs)
+
             return await patience.patiently_async(
-                f"gs {method} {'body' if path.startswith('http') else path}",
-                lambda: once(self, method, path, *args, **kwargs),
+                f"gs {method} {'body' if is_body else path}",
+                ask,
                 repeatable=method == "GET" or (is_upload and size <= HEDGED_BYTES),
-                size=max(size, READ_BYTES if method == "GET" and path.startswith("http") else 0),
+                size=READ_BYTES if is_body and method == "GET" else size,
             )
 
     return PatientGCS

@@ -10,7 +10,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import storage
+from pipeline.config import configure_storage
 from pipeline.flow import process_shards
 from pipeline.progress import images_done
 from pipeline.run import RunningJob
@@ -31,7 +31,7 @@ class ProcessShardsDoFn(beam.DoFn):
         """Loads the model; never in the constructor, which is pickled."""
         from pipeline.worker import shared_worker
 
-        storage.configure(self.job.config.storage_options, self.job.config.storage_timeout)
+        configure_storage(self.job.config.storage_options, self.job.config.storage_timeout)
         self.worker = shared_worker(self.job.config)
 
     def start_bundle(self) -> None:

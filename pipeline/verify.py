@@ -36,7 +36,7 @@ from pipeline.problems import (
     read_object,
     shorten,
 )
-from pipeline.progress import Counter, show_progress
+from pipeline.progress import Counter, show_count, show_progress
 from pipeline.records import SCHEMA_VERSION, image_id
 from pipeline.walking import walk_files
 
@@ -100,10 +100,17 @@ def verify_run(path: str) -> Iterator[Problem]:
     summary = read_object(layout, layout.SUMMARY, SUMMARY, hint, optional=("carried",))
     if not isinstance(summary, Problem):
         yield from _Walk(layout, summary).problems()
-    elif summary.kind == MISSING and not storage.exists(layout.uri(layout.MANIFEST)):
+    elif summary.kind == MISSING and not _may_exist(layout.uri(layout.MANIFEST)):
         raise ConfigError(f"{path!r} holds no run: neither {layout.SUMMARY} nor {layout.MANIFEST} is there")
     else:
         yield summary
+
+
+def _may_exist(uri: str) -> bool:
+    try:
+        return storage.exists(uri)
+    except OSError:  # the store does not tell
+        return True
 
 
 def _absolute(path: str) -> str:
@@ -156,7 +163,9 @@ class _Walk:
         if self.parts.is_whole:
             yield from self._check_counts()
             yield from self._check_folders()
-            yield from self._check_overlays()
+            listed = Counter()
+            with show_count("overlays listed", lambda: listed.value):
+                yield from self._check_overlays(listed)
 
     def _checked(self) -> Iterator[Checked | Problem]:
         """The shards of the manifest, looked through in threads and in order; among them the manifest's problems."""
@@ -215,10 +224,11 @@ class _Walk:
                     continue
                 yield _stranger(path, "belongs to no shard")
 
-    def _check_overlays(self) -> Iterator[Problem]:
+    def _check_overlays(self, listed: Counter) -> Iterator[Problem]:
         """Overlays that records name were read, shard by shard; here come those that no record names."""
         paths = self._list("overlays")
         while some := list(itertools.islice(paths, LISTED)):
+            listed.add(len(some))
             yield from (path for path in some if isinstance(path, Problem))
             files = [path for path in some if not isinstance(path, Problem)]
             for row in np.flatnonzero(~self.overlays.contains(hash_names(files))):

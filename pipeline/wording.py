@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
+import sys
+import traceback
 import unicodedata
+from types import TracebackType
 
 HIDDEN = "***"
 
@@ -69,6 +73,12 @@ def shown(text: str) -> str:
 class SafeFormatter(logging.Formatter):
     """Formats log records without secrets and without what a terminal obeys; only tracebacks have several lines."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        """A record, anew: another handler may have left its own text of the traceback in it."""
+        record = copy.copy(record)
+        record.exc_text = None if record.exc_info or not record.exc_text else _safe_lines(record.exc_text)
+        return super().format(record)
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """The line of a record."""
         return shown(super().formatMessage(record))
@@ -80,6 +90,11 @@ class SafeFormatter(logging.Formatter):
     def formatStack(self, stack_info: str) -> str:  # noqa: N802
         """The stack of a record, line by line."""
         return _safe_lines(super().formatStack(stack_info))
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What `sys.excepthook` is to do with an error that nobody expected: its messages may hold secrets as well."""
+    sys.stderr.write(_safe_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _safe_lines(text: str) -> str:

@@ -25,7 +25,12 @@ KINDS = ("503", "503", "503", "503", "503", "503", "429", "429", "429", "reset",
 """What becomes of a request that fails: half are refused for the moment, a quarter throttled, a quarter cut off: before
 they reach the store, after it has done its work (the answer is lost), or in the middle of the answer."""
 
-ANSWERS = {"503": b"HTTP/1.1 503 Service Unavailable", "429": b"HTTP/1.1 429 Too Many Requests"}
+ANSWERS = {
+    "503": b"HTTP/1.1 503 Service Unavailable",
+    "429": b"HTTP/1.1 429 Too Many Requests",
+    "401": b"HTTP/1.1 401 Unauthorized",
+    "403": b"HTTP/1.1 403 Forbidden",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Faults:
     latency: float = 0.0  # seconds before each request is passed on
     stall_seconds: float = 120.0  # until the line of a stalled one is closed
     seed: int = 0
+    script: str = ""  # what becomes of the first requests, before chance has its way: "503,ok,stall"
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,11 @@ class Server:
     faults: Faults
     log: TextIO
     chance: random.Random = field(init=False)
+    script: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.faults.seed)
+        self.script = self.faults.script.split(",") if self.faults.script else []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's connection, a request after the other."""
@@ -145,6 +153,8 @@ class Server:
         return b"\r\n".join(kept).replace(b"HTTP/1.0", b"HTTP/1.1", 1) + separator + content
 
     def _choose(self) -> str:
+        if self.script:
+            return self.script.pop(0)
         drawn = self.chance.random()
         if drawn < self.faults.fail:
             return self.chance.choice(KINDS)

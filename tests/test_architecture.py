@@ -53,7 +53,7 @@ FLOORS = [
     {"manifests", "columns"},
     {"listing", "parts"},
     {"config", "checking"},
-    {"carrying", "worker"},
+    {"carrying", "summary", "worker"},
     {"shard", "running"},
     {"flow"},
     {"run"},

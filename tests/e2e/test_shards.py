@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import RunConfig, RunError, flow, open_run, parquet, run_job, shard
+from pipeline import RunConfig, RunError, flow, open_run, parquet, run_job, shard, storage
+from pipeline.flow import process_shards
 from pipeline.layout import RunLayout
 from pipeline.records import Entry, Shard
-from pipeline.flow import process_shards
 from pipeline.timing import STAGES, describe_timings
 from pipeline.worker import Worker
 
@@ -192,6 +192,26 @@ def test_an_error_that_nobody_foresaw_is_the_failure_of_its_image(worker, entrie
     assert (marker["records"], marker["failures_by_type"]) == (2, {"decode:KeyError": 1})
 
 
+def test_a_store_that_is_away_ends_the_job_and_one_that_falters_does_not(
+    worker, entries, tmp_path, monkeypatch
+) -> None:
+    def read(uri: str, limit: int | None = None) -> bytes:
+        if entries.index(Entry(uri)) in away:
+            raise storage.UnavailableError("no answer")
+        return Path(uri).read_bytes()
+
+    monkeypatch.setattr(storage, "read_bytes", read)
+    monkeypatch.setattr(shard.Outage, "UNANSWERED", 4)
+    away = {1, 2, 3, 5, 6, 7, 9}  # three in a row at most
+    markers = list(process_shards(cut(entries[:12], 12), worker, RunLayout(str(tmp_path / "falters"))))
+    assert markers[0]["failures_by_type"] == {"read:UnavailableError": 7}
+    away = set(range(5, 24))
+    layout = RunLayout(str(tmp_path / "away"))
+    with pytest.raises(RunError, match="4 reads in a row were not answered, the last: no answer"):
+        list(process_shards(cut(entries, 5), worker, layout))
+    assert {path.stem for path in Path(layout.uri("shards")).glob("*.json")} <= {"00000"}
+
+
 def test_a_shard_that_another_job_has_committed_is_left_as_it_is(worker, entries, tmp_path) -> None:
     theirs = {"shard": 1, "records": 5}
     layout = RunLayout(str(tmp_path))
@@ -210,11 +230,10 @@ def test_nothing_is_committed_to_a_run_that_another_job_has_taken(worker, entrie
             raise RunError("taken")
 
     checks: list[int] = []
-    layout, markers = RunLayout(str(tmp_path)), []
+    layout = RunLayout(str(tmp_path))
     with pytest.raises(RunError, match="taken"):
-        for marker in process_shards(cut(entries, 5), worker, layout, find_commit=find_commit):
-            markers.append(marker["shard"])
-    assert markers == [0]
+        list(process_shards(cut(entries, 5), worker, layout, find_commit=find_commit))
+    assert checks[:3] == [0, 0, 1]
     assert sorted(path.name for path in tmp_path.glob("shards/*")) == ["00000.json"]
 
 

@@ -278,8 +278,9 @@ def _arrow() -> Iterator[ManifestKind]:
     yield ManifestKind("cut.parquet", "Parquet", lambda: _parquet(uri=text)[:-20])
     yield ManifestKind("huge-footer.parquet", "", lambda: b"PAR1" + bytes(50) + b"\xff\xff\xff\x7fPAR1")
     yield ManifestKind("bad-page.parquet", "", lambda: _damaged_parquet(10))
-    yield ManifestKind("bad-footer.parquet", "", lambda: _damaged_parquet(-20))
-    yield ManifestKind("repeating.parquet", "longer than", _repeating_parquet)
+    yield ManifestKind("bad-footer.parquet", "", lambda: _damaged_parquet(-48))
+    yield ManifestKind("bad-schema.parquet", "", lambda: _damaged_parquet(-90))
+    yield ManifestKind("repeating.parquet", "far too large", _repeating_parquet)
 
 
 def manifest_kinds() -> list[ManifestKind]:

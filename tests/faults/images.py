@@ -38,9 +38,13 @@ class Kind:
 # Bricks
 
 
-@cache
 def photograph(width: int = 96, height: int = 64, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """Soft shapes with some noise."""
+    return _draw(width, height, mode, seed).copy()  # Pillow leaves an encoder's settings with what it has saved
+
+
+@cache
+def _draw(width: int, height: int, mode: str, seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8))
     soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
 import os
+import threading
 import tracemalloc
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import manifests, storage
+from pipeline import listing, manifests, paging, progress, storage
 from pipeline.errors import ConfigError
 from pipeline.listing import LABEL_SOURCES, list_images
 from pipeline.parquet import GROUP_ROWS
@@ -202,6 +204,95 @@ def test_a_list_is_there_for_as_long_as_the_block_runs(tmp_path: Path) -> None:
     assert not Path(found.path).exists()
 
 
+# What runs have written
+
+
+def _run(folder: Path) -> None:
+    _touch(folder, "manifest.parquet", "run.json", "shards/00000.json", "records/part-00000.parquet")
+    _touch(folder, "overlays/ab/1.png", "overlays/cd/2.png", "failures/x.png", "source.png")
+
+
+def test_what_a_run_has_written_is_not_input(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.png", "z/b.png")
+    _run(tmp_path / "runs" / "monday")
+    _run(tmp_path / "runs" / "deep" / "tuesday")
+    names = ["a.png", "runs/deep/tuesday/source.png", "runs/monday/source.png", "z/b.png"]
+    assert _uris(tmp_path) == [str(tmp_path / name) for name in names]
+    assert _uris(tmp_path / "**" / "*.png") == [str(tmp_path / name) for name in names]
+    assert _uris(tmp_path / "runs" / "monday") == [str(tmp_path / "runs/monday/source.png")]
+
+
+def test_overlays_that_are_named_themselves_are_input(tmp_path: Path) -> None:
+    _run(tmp_path / "run")
+    overlays = [str(tmp_path / "run" / "overlays" / name) for name in ("ab/1.png", "cd/2.png")]
+    assert _uris(tmp_path / "run" / "overlays") == overlays
+    assert _uris(tmp_path / "run" / "overlays" / "*" / "*.png") == overlays
+
+
+@pytest.mark.parametrize("missing", ["manifest.parquet", "shards/00000.json"])
+def test_folders_that_have_the_names_of_a_runs_are_input_where_there_is_no_run(tmp_path: Path, missing: str) -> None:
+    _run(tmp_path)
+    (tmp_path / missing).unlink()
+    assert len(_uris(tmp_path)) == 4
+
+
+def test_the_overlays_of_the_run_to_come_are_not_input_even_before_its_first_shard_is_there(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.png", "out/overlays/ab/1.png", "other/overlays/2.png")
+    output = str(tmp_path / "out")
+    names = ["a.png", "other/overlays/2.png"]
+    assert _uris(tmp_path, output=output) == [str(tmp_path / name) for name in names]
+    assert _uris(tmp_path / "**", output=output) == [str(tmp_path / name) for name in names]
+
+
+@pytest.mark.parametrize("store", ["gcs", "s3"])
+def test_what_a_run_has_written_to_an_object_store_is_not_even_listed(
+    store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = request.getfixturevalue(store)
+    for name in ("manifest.parquet", "shards/00000.json", "overlays/ab/1.png", "source.png"):
+        storage.write_bytes(f"{base}/run/{name}", b"x")
+    storage.write_bytes(f"{base}/a.png", b"x")
+    asked, ask = [], paging._PAGES[base.split("://")[0]]
+
+    def list_page(fs: object, bucket: str, span: paging.Span, token: str | None) -> paging.Page:
+        asked.append(span.prefix)
+        return ask(fs, bucket, span, token)
+
+    monkeypatch.setitem(paging._PAGES, base.split("://")[0], list_page)
+    assert _uris(base) == [f"{base}/a.png", f"{base}/run/source.png"]
+    assert [prefix for prefix in asked if "overlays" in prefix] == []
+    assert len(asked) == 2
+
+
+# Slow lists
+
+
+def _told_while_listing(monkeypatch: pytest.MonkeyPatch, folder: Path, after: float) -> list[str]:
+    told, was_told, walk = [], threading.Event(), listing.walk_files
+
+    def slow(*args: object) -> Iterator[str]:
+        yield from walk(*args)
+        was_told.wait(20 if after == 0 else 0)
+
+    monkeypatch.setattr(progress, "tell", lambda line: (told.append(line), was_told.set()))
+    monkeypatch.setattr(listing, "walk_files", slow)
+    monkeypatch.setattr(listing, "show_count", functools.partial(progress.show_count, after=after, interval=0.001))
+    _listed(folder)
+    return told
+
+
+def test_a_list_that_takes_its_time_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "a.jpg", "b.jpg")
+    told = _told_while_listing(monkeypatch, tmp_path, after=0)
+    assert told
+    assert set(told) <= {f"{count} images listed" for count in range(3)}
+
+
+def test_a_list_that_is_there_at_once_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "a.jpg")
+    assert _told_while_listing(monkeypatch, tmp_path, after=1000) == []
+
+
 # Manifests
 
 
@@ -335,6 +426,42 @@ def test_of_a_parquet_manifest_only_the_columns_that_count_are_read(
 
 
 # Errors
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    scan = os.scandir
+
+    def forbidding(folder: object) -> object:
+        if folder == f"{tmp_path}/b/":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    message = _error(tmp_path)
+    assert f"{str(tmp_path)!r} cannot be listed: PermissionError" in message
+    assert f"{tmp_path}/b" in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://me:hunter2@host/a.jpg",
+        "ftp://me:hunter2@host/*.jpg",
+        "https://host/a.jpg?X-Amz-Credential=me&X-Amz-Signature=hunter2",
+        "https://account.blob.core.windows.net/c/a.jpg?sv=2024&sig=hunter2",
+    ],
+)
+def test_a_uri_that_gives_a_secret_is_refused_without_repeating_it(manifest: Callable[..., Path], uri: str) -> None:
+    for message in (_error(uri), _error(manifest("m.txt", f"a.jpg\n{uri}\n"))):
+        assert "gives a password or a signature" in message
+        assert "hunter2" not in message
+        assert "host" in message or "account" in message
+
+
+def test_a_uri_with_signs_that_is_no_secret_is_input(manifest: Callable[..., Path]) -> None:
+    uris = ["gs://b/me@home.jpg", "gs://b/what?.jpg", "s3://b/a:b@c?token", "/a?sig=1@b:c.jpg"]
+    assert _uris(manifest("m.txt", "\n".join(uris))) == uris
 
 
 def test_a_store_that_fails_half_way_is_told(manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ from pipeline.run import (
     list_input,
     marked_shards,
     plan_run,
-    read_markers,
     read_plan,
 )
+from pipeline.summary import read_markers
 
 METADATA = {"schema_version": "1", "model_digest": "d", "class_names": "null", "config_digest": "c"}
 

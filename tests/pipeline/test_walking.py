@@ -276,6 +276,29 @@ def test_keys_are_told_in_their_order_however_they_are_asked_for(
         assert Pages(tree, rows, heeds_bounds, repeats).walk(at_once=at_once) == sorted(tree)
 
 
+NUMBERED = st.sets(
+    st.tuples(
+        st.sampled_from(["", "d/", "d/e/"]), st.sampled_from(["", "im_", "a"]), st.text("019af_/", max_size=5)
+    ).map("".join)
+).map(lambda keys: {key for key in keys if key and not key.endswith("/")})
+
+
+@settings(max_examples=150, deadline=None)
+@given(NUMBERED, st.integers(1, 5), st.sampled_from([2, 4, 16]), st.booleans(), st.booleans())
+def test_folders_that_are_cut_at_numbers_and_hashes_lose_and_double_nothing(
+    tree: set[str], rows: int, at_once: int, heeds_bounds: bool, is_deep: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        _be_small(patch)
+        pages = Pages(tree, rows, heeds_bounds)
+        if is_deep:
+            assert pages.walk(at_once=at_once) == sorted(tree)
+        else:
+            choice = _Matching("x://b/d/*", None)
+            found = [uri.removeprefix("x://b/") for uri in walk_keys(pages, "x://b/", "d/", choice, at_once)]
+            assert found == sorted(key for key in tree if key.startswith("d/") and key.count("/") == 1)
+
+
 @settings(max_examples=100, deadline=None)
 @given(TREES, st.lists(PARTS, min_size=1, max_size=4).map("/".join), st.sampled_from([1, 4]))
 def test_a_pattern_matches_keys_as_it_matches_files(tree: set[str], pattern: str, at_once: int) -> None:
@@ -346,6 +369,23 @@ def test_one_large_folder_among_small_ones_is_not_read_page_after_page() -> None
     found = list(walk_keys(ask, "x://b/", "", _Everything("x://b/", None)))
     assert found == [f"x://b/{key}" for key in pages.keys]
     assert met
+
+
+@pytest.mark.parametrize("pattern", ["**", "*"])
+def test_a_folder_of_many_numbered_images_is_not_read_page_after_page(pattern: str) -> None:
+    pages = Pages((f"im_{i:07}.jpg" for i in range(0, 90_000, 7)), rows=100)
+    meeting, met = threading.Barrier(4), []
+
+    def ask(span: Span, token: str | None) -> Page:
+        if span.start and not token and not met:
+            meeting.wait(20)
+            met.append(span)
+        return pages(span, token)
+
+    found = list(walk_keys(ask, "x://b/", "", _Matching(f"x://b/{pattern}", None)))
+    assert found == [f"x://b/{key}" for key in pages.keys]
+    assert met
+    assert len(pages.asked) < 2 * len(pages.keys) / 100
 
 
 def test_a_folder_for_each_image_does_not_cost_a_request_for_each() -> None:

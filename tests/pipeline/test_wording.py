@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.errors import BeamcamError, ConfigError, ImageError, RunError, as_config_errors
-from pipeline.wording import SafeFormatter, printable, shown, without_secrets
+from pipeline.wording import SafeFormatter, printable, show_traceback, shown, without_secrets
 
 SECRET = "sEcReT/0123+abc=="
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\nsEcReT\n-----END RSA PRIVATE KEY-----\n"
@@ -145,7 +145,7 @@ def test_no_secret_of_a_librarys_error_reaches_a_message(name: str) -> None:
         str(BeamcamError(str(error))),
     ):
         assert "sEcReT" not in message
-        assert "***" in message
+    assert "***" in str(ImageError("read", type(error).__name__, str(error)))
     with pytest.raises(ConfigError) as caught, as_config_errors("it cannot be reached"):
         raise error
     assert "sEcReT" not in str(caught.value)
@@ -228,3 +228,14 @@ def test_logs_hide_secrets_and_escape_what_a_terminal_obeys(caplog: pytest.LogCa
     assert lines[1] == "Traceback (most recent call last):"
     assert "OSError: https://***@h\\x1b[2J" in lines
     assert "faked line token=***" in lines
+
+
+def test_an_unexpected_error_is_shown_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    cause = OSError(f"https://me:sEcReT@h/a?sig={QUOTED}")
+    try:
+        raise ValueError("\x1b[2J") from cause
+    except ValueError as error:
+        show_traceback(type(error), error, error.__traceback__)
+    text = capsys.readouterr().err
+    assert text.startswith("OSError: https://***@h/a?sig=***\n\nThe above exception was the direct cause")
+    assert text.endswith("ValueError: \\x1b[2J\n")
