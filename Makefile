@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint format bench localisation lock clean
+.PHONY: help demo test lint format bench faults localisation lock clean
 
 help:
 	@echo "make demo    set up, and run the whole job on a data set of its own (two minutes after the downloads)"
@@ -14,6 +14,8 @@ help:
 	@echo "make format  rewrite the sources in the house style"
 	@echo "make bench   set up, and measure programs and jobs against the forward pass and other tools (about an hour);"
 	@echo "             BENCH='program job' for some parts, BENCH=--quick to see that it works"
+	@echo "make faults  set up, and kill, starve and mislead jobs on purpose (about an hour); FAULTS='kill --rounds 5' for a part,"
+	@echo "             FAULTS=--quick to see that it works"
 	@echo "make localisation  pointing game and energy in box of every method on the demo (a quarter of an hour)"
 	@echo "make lock    pin the dependencies anew (needs uv)"
 	@echo "make clean   remove what make made"
@@ -36,6 +38,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m tests.benchmarks.bench $(BENCH)
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 localisation: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/localisation.py

@@ -273,6 +273,12 @@ def describe_summary(summary: dict[str, Any], output: str) -> list[str]:
     lines = [f"{counts} in {summary['seconds']:.0f} s{rate}"]
     if summary["duplicates"]:
         lines.append(f"{summary['duplicates']} repetitions in the input were left out")
+    troubles = summary.get("store_troubles", {})
+    if any(troubles.values()):
+        lines.append(
+            "of the stores' requests, {retries} were tried again, {hedges} begun a second time beside a slow one, and "
+            "{timeouts} given up as hanging".format(**troubles)
+        )
     lines += [f"  {count} x {kind}" for kind, count in summary["failures_by_type"].items()]
     if summary["failures"]:
         lines.append(f"  each with its reason in {output}/failures/")

@@ -75,6 +75,7 @@ def decode_reduced(data: bytes, max_pixels: int, needed: tuple[int, int] | None 
     """As `decode_image`, but a JPEG much larger than needed comes at a half, a quarter or an eighth of its size.
 
     Its decoder then computes no more than these pixels: 12 million take a third of the time, or a fifth.
+    Memory is at most 20 bytes a pixel besides the file (JPEG 2000; WebP 16, PNG 12, JPEG 8).
 
     Args:
         data: the file's bytes.

@@ -11,7 +11,6 @@ import bisect
 import heapq
 import itertools
 import json
-import os
 import re
 import tempfile
 import threading
@@ -322,7 +321,7 @@ def _cut_folder(span: Span, first: str, last: str) -> list[Span]:
 
     After image_0417.jpg these are image_042, ..., image_05, ..., image_1, ... Any cuts are right; good ones save time.
     """
-    place = min(len(os.path.commonprefix([first, last])), len(last) - 1)
+    place = next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(last) - 1)
     digits = "0123456789abcdef" if _HEX.match(last, place) else "0123456789"
     cuts: list[str] = []
     while place >= len(span.prefix) and last[place] in digits:

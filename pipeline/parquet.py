@@ -163,6 +163,12 @@ def read_manifest_shards(uri: str) -> Iterator[tuple[int, list[Entry]]]:
                 yield shard, [_entry(row) for row in of_shard]
 
 
+def count_rows(uri: str) -> int:
+    """How many rows a file has."""
+    with storage.open_file(uri) as file:
+        return pq.read_metadata(file).num_rows
+
+
 def read_metadata(uri: str) -> dict[str, str]:
     """What this project wrote into a file's footer, without the prefix."""
     with storage.open_file(uri) as file:

@@ -35,11 +35,12 @@ troubles: dict[str, int] = {"retries": 0, "hedges": 0, "timeouts": 0}
 
 _WAITS = {"wait_initial": 0.05, "wait_max": 20.0, "wait_jitter": 0.5}
 _KNOWN = 20  # requests after which it is known how long they take
-_UNKNOWN = 5.0  # seconds until a request is begun again, before that is known
+_UNKNOWN = 3.0  # seconds until a request is begun again, before that is known
 _SLOW, _LEAST = 4.0, 0.25  # times the 95th percentile of what others took; seconds
 
 T = TypeVar("T")
 
+_told: dict[str, int] = {}
 _deadline = 300.0
 _lock = threading.Lock()
 _paces: dict[str, _Pace] = {}
@@ -52,6 +53,14 @@ logging.getLogger("stamina").setLevel(logging.ERROR)
 
 class UnavailableError(OSError):
     """A store did not do what it was asked for until the deadline, though it may some other time."""
+
+
+def new_troubles() -> dict[str, int]:
+    """What happened in this process since this was asked last."""
+    with _lock:
+        new = {name: count - _told.get(name, 0) for name, count in troubles.items()}
+        _told.update(troubles)
+    return new
 
 
 def configure(deadline: float) -> None:
@@ -237,8 +246,8 @@ class _Tries:
         return result
 
     def left(self, limit: float) -> float:
-        """The seconds for the next attempt."""
-        return min(limit, max(1.0, self._begin + self._deadline - time.monotonic()))
+        """The seconds for the next attempt, of which there are to be at least three."""
+        return min(limit, self._deadline / 3)
 
     def are_over(self, error: Exception) -> bool:
         """Whether an error that came out is one that another attempt might have mended."""
@@ -275,7 +284,7 @@ class _Pace:
         self.spare = min(10.0, self.spare + HEDGED_SHARE)
         if len(self.took) < _KNOWN:
             return _UNKNOWN
-        return max(_LEAST, _SLOW * sorted(self.took)[int(0.95 * len(self.took))])
+        return max(_LEAST, _SLOW * sorted(self.took)[int(0.95 * (len(self.took) - 1))])
 
     def allows(self) -> bool:
         """Whether one more may be begun a second time."""
@@ -290,10 +299,12 @@ async def _race(call: Callable[[], Awaitable[T]], pace: _Pace, limit: float, rep
     end = time.monotonic() + limit
     tasks = [asyncio.ensure_future(_timed(call, pace))]
     try:
-        await asyncio.wait(tasks, timeout=min(limit, pace.slow()))
-        if repeatable and not tasks[0].done() and pace.allows():
-            _count("hedges")
-            tasks.append(asyncio.ensure_future(_timed(call, pace)))
+        slow = pace.slow()
+        while not tasks[0].done() and len(tasks) == 1 and time.monotonic() < end:
+            await asyncio.wait(tasks, timeout=min(slow, end - time.monotonic()))
+            if repeatable and not tasks[0].done() and pace.allows():
+                _count("hedges")
+                tasks.append(asyncio.ensure_future(_timed(call, pace)))
         waiting = set(tasks)
         while waiting:
             left = max(0.0, end - time.monotonic())

@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from pipeline.errors import ImageError
 
 MAX_SCANS = 100
-"""Of a progressive JPEG; encoders write ten or so. Each may visit every pixel."""
+"""Of a progressive JPEG; encoders write ten or so."""
+
+MAX_SCANNED = 1_000_000_000
+"""Scans times pixels of one that has more than twenty scans, since each may visit every pixel."""
 
 MAX_SEGMENTS = 4096
 """Ahead of a JPEG's pixels, where an ICC profile may take 255 and extended XMP some hundred."""
@@ -137,8 +140,8 @@ def refuse_bombs(data: bytes, max_pixels: int) -> None:
         _check_gif(data, max_pixels)
     elif data.startswith(_TIFF):
         _check_tags(data, "the TIFF")
-    elif data.startswith(b"RIFF") and data[12:16] == b"VP8X" and len(data) >= 30:
-        refuse_large(1 + _little(data[24:27]), 1 + _little(data[27:30]), max_pixels)
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        _check_webp(data, max_pixels)
     elif data.startswith(b"BM"):
         _check_bmp(data)
     elif data[:2] in (b"P1", b"P2", b"P3") and len(data) > MAX_TEXT_BYTES:
@@ -202,7 +205,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in coded pixels: what is n
 
 def _check_jpeg(data: bytes) -> None:
     """Goes through the segments ahead of the pixels as Pillow does."""
-    position, components, progressive, exif = 2, b"", False, list[bytes]()
+    position, pixels, components, progressive, exif = 2, 0, b"", False, list[bytes]()
     for _ in range(MAX_SEGMENTS):
         position = data.find(b"\xff", position)
         if position < 0 or position + 4 > len(data):
@@ -221,11 +224,12 @@ def _check_jpeg(data: bytes) -> None:
             _check_tags(data[begin + 4 : position], "its list of pictures")
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             _check_depth(data[begin : begin + 1])
+            pixels = _big(data[begin + 1 : begin + 3]) * _big(data[begin + 3 : begin + 5])
             components, progressive = data[begin + 5 : begin + 6], marker in (0xC2, 0xC6, 0xCA, 0xCE)
         elif marker == 0xDA:
             _check_exif(exif)
             if progressive or data[begin : begin + 1] != components:
-                _check_scans(data, position)
+                _check_scans(data, position, min(MAX_SCANS, max(20, MAX_SCANNED // max(1, pixels))))
             return
     _refuse(f"more than {MAX_SEGMENTS} segments stand ahead of its pixels", "remove its metadata")
 
@@ -243,20 +247,33 @@ def _check_exif(segments: list[bytes]) -> None:
         _check_tags(b"".join(segments), "its Exif block")
 
 
-def _check_scans(data: bytes, position: int) -> None:
+def _check_scans(data: bytes, position: int, limit: int) -> None:
     """Counts the scans of the first picture; a baseline JPEG with all of its colours in one scan has no more."""
-    if data.count(b"\xff\xda", position) < MAX_SCANS:  # of all pictures, and what only looks like one
+    if data.count(b"\xff\xda", position) < limit:  # of all pictures, and what only looks like one
         return
     scans = 1
     while (found := _MARKER.search(data, position)) and data[found.start() + 1] != 0xD9:
         begin = found.end()
-        position = max(begin, begin + int.from_bytes(data[begin : begin + 2], "big"))
+        position = max(begin, begin + _big(data[begin : begin + 2]))
         scans += data[found.start() + 1] == 0xDA
-        if scans > MAX_SCANS:
-            _refuse(f"it goes over its pixels in more than {MAX_SCANS} scans", "save it anew as a baseline JPEG")
+        if scans > limit:
+            words = f"it goes over its pixels in more than {limit} scans"
+            _refuse(words, "save it anew as a baseline JPEG")
 
 
-# GIF, BMP
+# WebP, GIF, BMP
+
+
+def _check_webp(data: bytes, max_pixels: int) -> None:
+    """Its reader makes room for two pictures before it tells how large they are."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        refuse_large(1 + _little(data[24:27]), 1 + _little(data[27:30]), max_pixels)
+    elif kind == b"VP8L":
+        bits = _little(data[21:25])
+        refuse_large(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), max_pixels)
+    elif kind == b"VP8 ":
+        refuse_large(_little(data[26:28]) & 0x3FFF, _little(data[28:30]) & 0x3FFF, max_pixels)
 
 
 def _check_gif(data: bytes, max_pixels: int) -> None:
@@ -330,6 +347,10 @@ def _entries(block: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     start += header.size
     for i in range(min(count, (len(block) - start) // row.size)):
         yield row.unpack_from(block, start + i * row.size)
+
+
+def _big(data: bytes) -> int:
+    return int.from_bytes(data, "big")
 
 
 def _little(data: bytes) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import parquet, storage
+from pipeline import parquet, patience, storage
 from pipeline.codec import encode_map
 from pipeline.config import RunConfig
 from pipeline.decode import Decoded, decode_reduced
@@ -208,6 +208,7 @@ class ShardJob:
             "files": {p: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for p, d in files.items()},
             "metrics": sum_metrics(records),
             "batch_size": self.worker.batch_size,
+            "store_troubles": patience.new_troubles(),
             **self.watch.to_dict(),
         }
         self.find_commit(self.number)  # raises if another job took the run over, which then finds no marker of ours

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -145,33 +146,58 @@ def create(store: Any, verb: str, *args: Any, is_ours: Callable[[], bool]) -> bo
         store: the file system.
         verb: "pipe_file" or "put_file".
         args: what the method takes.
-        is_ours: whether what is there has the content that was to be written. Asked where an attempt was repeated: the
-            first one may have got through, though its answer did not.
+        is_ours: whether what is there has the content that was to be written; for stores that cannot do it at once.
 
     Returns:
         Whether this call succeeded.
     """
-    attempts = 0
-
-    async def attempt() -> Any:
-        nonlocal attempts
-        attempts += 1
-        return await getattr(store, f"_{verb}")(*args, mode="create")
-
     scheme = _scheme_of_store(store)
     try:
-        if scheme in _EXCLUSIVE:
-            fsspec.asyn.sync(store.loop, patience.patiently_async, f"{scheme} create", attempt, size=READ_BYTES)
-            return True
+        if scheme in _MARKS:
+            return _create_marked(store, scheme, verb, *args)
         call(store, verb, *args, mode="create")
     except Exception as error:
-        if not isinstance(error, FileExistsError) and patience.http_status(error) != 412:
+        if not _says_exists(error):
             raise
-        return attempts > 1 and is_ours()
+        return False
     return scheme == "memory" or is_ours()  # elsewhere it may be looked first, and then written
 
 
-_EXCLUSIVE = ("gs", "s3")
+def _create_marked(store: Any, scheme: str, verb: str, *args: Any) -> bool:
+    """Creates an object that tells who made it.
+
+    A first attempt may get through though its answer does not, and the second, which aiohttp makes by itself where a
+    connection broke, then meets our own object.
+    """
+    maker = uuid.uuid4().hex
+    write = getattr(store, f"_{verb}")
+    marks = {_MARKS[scheme]: {"maker": maker}}
+    target = args[0] if verb == "pipe_file" else args[1]
+
+    async def attempt() -> bool:
+        try:
+            await write(*args, mode="create", **marks)
+        except Exception as error:
+            if not _says_exists(error):
+                raise
+            return (await _marks_of(store, target)).get("maker") == maker
+        return True
+
+    return fsspec.asyn.sync(store.loop, patience.patiently_async, f"{scheme} create", attempt, size=READ_BYTES)
+
+
+async def _marks_of(store: Any, path: str) -> dict[str, str]:
+    if _scheme_of_store(store) == "s3":
+        bucket, key, _ = store.split_path(path)
+        return (await store._call_s3("head_object", Bucket=bucket, Key=key))["Metadata"]
+    return (await store._info(path)).get("metadata", {})
+
+
+def _says_exists(error: BaseException) -> bool:
+    return isinstance(error, FileExistsError) or patience.http_status(error) == 412
+
+
+_MARKS = {"gs": "metadata", "s3": "Metadata"}  # stores that create an object at once, and what they call notes on it
 _WATCHED = (*_LOCAL, "gs", "s3", "memory")  # each of whose requests is watched over, or that make none
 _READS = ("cat_file", "info")
 _SINGLE = (*_READS, "pipe_file", "rm_file")
@@ -228,7 +254,8 @@ def _file_system(scheme: str) -> Any:
             return _make_s3(options)
         return fsspec.filesystem(scheme, **options)
     except (ValueError, ImportError, TypeError) as error:
-        raise OSError(f"there is no store for {scheme}:// here: {error}") from error
+        hint = " (install beamcam[s3])" if scheme == "s3" and isinstance(error, ImportError) else ""
+        raise OSError(errno.EPROTONOSUPPORT, f"there is no store for {scheme}:// here: {error}{hint}") from error
 
 
 def _make_gcs(options: dict[str, Any]) -> Any:
@@ -348,7 +375,7 @@ def _translated(error: Exception, uri: str) -> OSError:
         told = patience.UnavailableError(f"{uri}: {_reason(error)}")
     elif isinstance(error, FileNotFoundError) or status == 404:
         told = FileNotFoundError(errno.ENOENT, "there is no such file, folder or bucket", uri)
-    elif isinstance(error, FileExistsError) or status == 412:
+    elif _says_exists(error):
         told = FileExistsError(errno.EEXIST, "there is one already", uri)
     elif re.search("requester pays|UserProjectMissing", str(error), re.IGNORECASE):
         told = PermissionError(errno.EACCES, f"whoever reads this bucket pays for it: {_pays(uri)}", uri)

@@ -6,7 +6,7 @@ import collections
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.idset import IdSet, hash_names
 from pipeline.layout import RunLayout, is_overlay
 from pipeline.records import SCHEMA_VERSION
 from pipeline.timing import sum_timings
+from pipeline.walking import walk_files
 
 _MARKER_KEYS = frozenset(
     ("shard", "config_digest", "model_digest", "inputs", "records", "failures", "failures_by_type", "overlays", "files",
@@ -71,9 +72,6 @@ def summarize(
         seconds: that the job took.
         done: how many of the shards it committed.
     """
-    kinds: collections.Counter[str] = collections.Counter()
-    for marker in markers:
-        kinds.update(marker["failures_by_type"])
     described = ("model", "model_digest", "activation_layer", "logits_layer", "probability", "preprocess")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -87,12 +85,13 @@ def summarize(
         "records": sum(marker["records"] for marker in markers),
         "carried": sum(marker.get("carried", 0) for marker in markers),
         "failures": sum(marker["failures"] for marker in markers),
-        "failures_by_type": dict(sorted(kinds.items())),
+        "failures_by_type": dict(sorted(_sum_counts(marker["failures_by_type"] for marker in markers).items())),
         "overlays": sum(marker["overlays"] for marker in markers),
         "metrics": _mean_metrics(markers),
         "shards": len(markers),
         "shards_this_time": done,
         "seconds": round(seconds, 2),
+        "store_troubles": _sum_counts(marker.get("store_troubles", {}) for marker in markers),
         "smallest_batch": min((marker["batch_size"] for marker in markers if "batch_size" in marker), default=None),
         **sum_timings(markers),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -107,12 +106,19 @@ def remove_orphans(layout: RunLayout, n_shards: int) -> None:
         for names in pool.map(parquet.read_overlay_names, uris):
             named.add(hash_names(names))
     base = layout.uri("")
-    found = iter(storage.list_files(layout.uri("overlays"), recursive=True))
+    found = walk_files(layout.uri("overlays"))
     while some := list(itertools.islice(found, 10_000)):
         is_named = named.contains(hash_names(uri.removeprefix(base) for uri in some))
         for uri in itertools.compress(some, ~is_named):
             if is_overlay(uri.removeprefix(base)):  # a link may have led here; and other people's files stay
                 storage.remove_file(uri)
+
+
+def _sum_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    sums: collections.Counter[str] = collections.Counter()
+    for part in parts:
+        sums.update(part)
+    return dict(sums)
 
 
 def _mean_metrics(markers: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

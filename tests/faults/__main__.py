@@ -6,6 +6,8 @@
     race      two jobs started into one output
     again     a second run over a finished one
     room      a disk that is full, and one that cannot be written to any more
+    corpus    files, names and manifests of every odd kind
+    fuzz      ten minutes of mutated images and manifests
 
 Rows are told as they come; faults.md has the table, and faults.json every round with the seed.
 """
@@ -24,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tests.faults.again import run_again
 from tests.faults.corrupt import run_corrupt
 from tests.faults.flaky import run_flaky
+from tests.faults.inputs import run_corpus, run_fuzz
 from tests.faults.jobs import ROOT, name_seed
 from tests.faults.kill import run_kills
 from tests.faults.places import STORES
@@ -39,6 +42,8 @@ PARTS = {
     "race": run_races,
     "again": run_again,
     "room": run_room,
+    "corpus": run_corpus,
+    "fuzz": run_fuzz,
 }
 
 

@@ -239,7 +239,7 @@ def try_input(given: Seed, folder: Path) -> str:
     try:
         return "entries" if sum(1 for _ in read_manifest(str(path), "label")) else "no entries"
     except ConfigError as error:
-        # Arrow takes a page's word for its size, at most 2 GB, before it looks into it; what it takes it does not touch.
+        # Arrow takes a page's word for its size, at most 2 GB, ahead of its content; it does not touch what it takes.
         is_page = given.suffix == ".parquet" and "malloc of size" in str(error)
         if "MemoryError" in str(error) and not is_page:
             raise MemoryError(str(error)) from error

@@ -60,11 +60,11 @@ class Running:
         """Whether it has ended by itself."""
         return self.process.poll() is not None
 
-    def kill(self) -> bool:
-        """Kills it and its workers at once, without a warning; whether it was still running."""
+    def kill(self, alone: bool = False) -> bool:
+        """Kills it at once, without a warning, with its workers or alone; whether it was still running."""
         struck = not self.is_over
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            (os.kill if alone else os.killpg)(self.process.pid, signal.SIGKILL)
         self.process.wait(60)
         return struck
 
@@ -84,6 +84,15 @@ class Running:
                 state, _, _, session = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
                 if int(session) == self.process.pid and state != "Z":
                     found.append(folder.joinpath("cmdline").read_text().replace("\0", " ")[:80])
+        return found
+
+    def outlived(self, patience: float = 20) -> list[str]:
+        """Workers that are still there some time after the job itself was killed; they are killed then."""
+        deadline = time.monotonic() + patience
+        while (found := self.left_processes()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         return found
 
 

@@ -11,10 +11,10 @@ from tests.faults.places import Place
 from tests.faults.reporting import Outcome, Round
 from tests.faults.settings import Settings
 
-AIMS = ("anywhere", "commit", "anywhere", "several", "summary", "anywhere", "commit", "plan", "processes", "anywhere")
+AIMS = ("anywhere", "commit", "anywhere", "several", "summary", "head", "commit", "plan", "processes", "anywhere")
 """What the rounds aim at, again and again: a random moment from the manifest to the end; a commit, between a shard's
 records and its marker; several kills in a row; the summary, when all markers are there; the moment when the manifest is
-written; a random moment of a job with two worker processes."""
+written; a random moment of a job with two worker processes, killed with them, or (the head) from under them."""
 
 ATTEMPTS = 10  # to hit a job that is sometimes over before the blow
 
@@ -35,17 +35,21 @@ def kill_rounds(work: Workplace, place: Place, rounds: int, chance: random.Rando
 
 def kill_round(work: Workplace, place: Place, aim: str, chance: random.Random) -> Round:
     """One job: killed, perhaps again, then run to the end."""
-    options = PROCESSES if aim == "processes" else ()
+    options = PROCESSES if aim in ("processes", "head") else ()
     job = work.job(place.root, *options, environment=place.environment)
     blows = chance.randint(2, 5) if aim == "several" else 1
     problems: list[str] = []
-    struck = []
+    struck: list[dict[str, object]] = []
+    orphans: list[Running] = []
     for _ in range(ATTEMPTS):
         running = job.start()
         moment = take_aim(aim, running, place, work, chance)
-        if running.kill():
+        if running.kill(alone=aim == "head"):
             struck.append(moment | {"left": _state(place, work)})
-        problems += [f"still running after the kill: {line}" for line in running.left_processes()]
+        if aim == "head":
+            orphans.append(running)  # they go on while the same command is given again
+        else:
+            problems += [f"still running after the kill: {line}" for line in running.left_processes()]
         if len(struck) == blows or (struck and place.has("run.json")):
             break
         if running.process.returncode == 0:  # it was over before the blow: all anew
@@ -54,6 +58,7 @@ def kill_round(work: Workplace, place: Place, aim: str, chance: random.Random) -
     if not struck:
         problems.append(f"was over before it could be killed, {ATTEMPTS} times")
     ended = job.run()
+    problems += [f"outlives the job that started it: {line}" for one in orphans for line in one.outlived()]
     if ended.code != 0:
         problems.append(f"the same command again ended with {ended.code}: {ended.complaint}")
     else:
@@ -69,8 +74,8 @@ def take_aim(aim: str, running: Running, place: Place, work: Workplace, chance: 
     if aim == "plan":
         time.sleep(max(0.0, whole.planned + chance.uniform(-0.4, 0.1)))
     elif aim == "commit":
-        shard = chance.randrange(work.n_shards)
-        reached = wait_for(lambda: _is_committing(place, shard), running, pause=0)
+        shard = chance.randrange(max(1, work.n_shards - 4))
+        reached = wait_for(lambda: _is_committing(place, shard), running, pause=0.0005)
         return {"aim": aim, "shard": shard, "reached": reached, "seconds": round(time.monotonic() - begun, 3)}
     elif aim == "summary":
         wait_for(lambda: len(_marked(place)) >= work.n_shards, running)
@@ -83,16 +88,15 @@ def take_aim(aim: str, running: Running, place: Place, work: Workplace, chance: 
     return {"aim": aim, "seconds": round(time.monotonic() - begun, 3)}
 
 
-def _is_committing(place: Place, shard: int) -> bool:
+def _is_committing(place: Place, first: int) -> bool:
     """Whether some shard from this one on has records and no marker."""
-    if place.store == "local":
-        return _has_part(place, shard) and not place.has(f"shards/{shard:05d}.json")
-    written = {int(name[-13:-8]) for name in place.names("records") if name.endswith(".parquet")}
-    return any(number >= shard for number in written - _marked(place))
-
-
-def _has_part(place: Place, shard: int) -> bool:
-    return place.has(f"records/part-{shard:05d}.parquet")
+    if place.store != "local":
+        written = {int(name[-13:-8]) for name in place.names("records") if name.endswith(".parquet")}
+        return any(number >= first for number in written - _marked(place))
+    number = first
+    while place.has(f"shards/{number:05d}.json"):  # this one was missed
+        number += 1
+    return place.has(f"records/part-{number:05d}.parquet") and not place.has(f"shards/{number:05d}.json")
 
 
 def _marked(place: Place) -> set[int]:

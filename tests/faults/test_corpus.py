@@ -20,7 +20,8 @@ from tests.faults.images import image_kinds
 
 
 def _wrong(rows: list[Row]) -> list[str]:
-    return [f"{row.name}: {row.found}, {row.message!r}; expected {row.expected} {row.says}" for row in rows if not row.is_right]
+    wrong = (row for row in rows if not row.is_right)
+    return [f"{row.name}: {row.found}, {row.message!r}; expected {row.expected} {row.says}" for row in wrong]
 
 
 @pytest.mark.slow
@@ -38,8 +39,11 @@ def test_each_input_is_one_record_or_one_failure_of_the_right_kind(tmp_path: Pat
 def test_each_manifest_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
     rows = try_manifests(tmp_path)
     assert _wrong(rows) == []
-    refused = [row for row in rows if row.found == "refused"]
-    assert all("\n" not in row.message and len(row.message) < 500 and row.name in row.message for row in refused if row.name != "half-a-letter.jsonl")
+    for row in rows:
+        if row.found == "refused":
+            assert "\n" not in row.message
+            assert len(row.message) < 500
+            assert row.name in row.message or row.name == "half-a-letter.jsonl"  # which names the image
 
 
 def test_kinds_have_names_of_their_own() -> None:
@@ -54,5 +58,8 @@ def test_kinds_are_the_same_each_time() -> None:
 
 
 def test_the_table_shows_what_went_wrong() -> None:
-    table = to_markdown([Row("a|b", "record", "decode:BrokenImage", "x\ny", ""), Row("c", "record", "record", "1 x 1")])
-    assert table.splitlines()[2:] == [r"| a\|b | decode:BrokenImage **expected record ** | x\ny |", "| c | record | 1 x 1 |"]
+    table = to_markdown([Row("a|b", "record", "decode:BrokenImage", "x\ny"), Row("c", "record", "record", "1 x 1")])
+    assert table.splitlines()[2:] == [
+        r"| a\|b | decode:BrokenImage **expected record ** | x\ny |",
+        "| c | record | 1 x 1 |",
+    ]

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.decode import IMAGE_SUFFIXES, decode_image, decode_reduced
 from pipeline.errors import ImageError
@@ -206,15 +207,47 @@ def _oriented(orientation: int) -> tuple[int, int, int, bytes]:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
 def test_an_image_is_turned_upright(orientation: int, format_name: str) -> None:
     colors = np.array([[RED, GREEN, BLUE], [WHITE, (0, 0, 0), (255, 255, 0)]], np.uint8)
     upright = colors.repeat(16, axis=0).repeat(16, axis=1)  # 48 x 32, no symmetry
     picture = Image.fromarray(np.ascontiguousarray(_stored(upright, orientation)))
-    options = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}[format_name]
-    found = _decode(_encode(picture, format_name, exif=_exif(_oriented(orientation)), **options))
+    if format_name == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow is built without AVIF")
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format_name, {})
+    if format_name == "AVIF":
+        options = {"quality": 100, "subsampling": "4:4:4", "max_threads": 1}
+    if format_name == "TIFF":
+        data = _encode(picture, format_name, tiffinfo={0x0112: orientation})
+    else:
+        data = _encode(picture, format_name, exif=_exif(_oriented(orientation)), **options)
+    found = _decode(data)
     assert found.shape == (32, 48, 3)
-    np.testing.assert_allclose(found.astype(int), upright, atol=3 if format_name == "JPEG" else 0)
+    np.testing.assert_allclose(found.astype(int), upright, atol=3 if format_name in ("JPEG", "AVIF") else 0)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate"])
+def test_a_tiff_is_turned_once_whoever_decodes_it(compression: str) -> None:
+    pixels = _photograph()
+    data = _encode(Image.fromarray(pixels), "TIFF", compression=compression, tiffinfo={0x0112: 6})
+    np.testing.assert_array_equal(_decode(data), np.rot90(pixels, -1))
+
+
+def test_an_orientation_in_xmp_or_as_imagemagick_writes_it_counts() -> None:
+    pixels = _photograph()
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="3"/>')
+    np.testing.assert_array_equal(_decode(_encode(Image.fromarray(pixels), pnginfo=text)), pixels[::-1, ::-1])
+    jpeg = _encode(Image.new("RGB", (40, 20)), "JPEG", xmp=b"<x><tiff:Orientation>6</tiff:Orientation></x>")
+    assert _decode(jpeg).shape == (40, 20, 3)
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n      44\n" + _exif(_oriented(3)).hex())
+    np.testing.assert_array_equal(_decode(_encode(Image.fromarray(pixels), pnginfo=text)), pixels[::-1, ::-1])
+
+
+def test_an_orientation_in_exif_counts_more_than_one_in_xmp() -> None:
+    data = _encode(Image.new("RGB", (40, 20)), "JPEG", exif=_exif(_oriented(1)), xmp=b'<x tiff:Orientation="6"/>')
+    assert _decode(data).shape == (20, 40, 3)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])
@@ -434,6 +467,23 @@ def test_a_truncated_file_is_an_error_and_never_half_an_image(format_name: str, 
     data = _encode(Image.fromarray(noise), format_name)
     error = _error(data[: int(share * len(data))])
     assert error.error_type in ("BrokenImage", "NotAnImage")
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_a_damaged_file_is_told_by_its_format_and_with_a_way_out(format_name: str) -> None:
+    data = _encode(Image.fromarray(_photograph()), format_name)
+    for share in (0.05, 0.6):
+        message = str(_error(data[: 4 + int(share * len(data))]))
+        assert {"WEBP": "WebP"}.get(format_name, format_name) in message
+        assert "copy it once more" in message
+
+
+def test_texts_of_a_png_that_are_too_long_are_told_as_such() -> None:
+    text = PngInfo()
+    text.add_text("comment", "x" * 2_000_000, zip=True)
+    error = _error(_encode(Image.new("RGB", (4, 4)), pnginfo=text))
+    assert error.error_type == "TooComplex"
+    assert "remove them" in str(error)
 
 
 def test_a_truncated_jpeg_says_so() -> None:

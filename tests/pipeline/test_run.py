@@ -111,3 +111,12 @@ def test_markers_count_by_their_names_and_are_believed_by_their_content(tmp_path
     storage.remove_file(layout.uri(layout.marker(0)))
     with pytest.raises(RunError, match=r"shards/00000\.json of .* cannot be read: FileNotFoundError"):
         read_markers(layout, range(4))
+
+
+def test_a_manifest_that_contradicts_itself_is_told_and_not_believed(tmp_path: Path) -> None:
+    plan = start([f"/{i}" for i in range(5)], str(tmp_path / "run"), tmp_path, shard_size=2)
+    manifest = plan.layout.uri(plan.layout.MANIFEST)
+    entries = list(parquet.read_manifest(manifest))
+    parquet.write_manifest(manifest, entries, 2, plan.metadata | {"n_shards": str(10**15)})
+    with pytest.raises(ConfigError, match=r"is damaged: it has 5 rows, and tells of 5 in 1000000000000000 shards"):
+        read_plan(plan.config)

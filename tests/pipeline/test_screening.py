@@ -712,3 +712,24 @@ def test_what_was_refused_is_loaded_if_the_user_says_so(plain: Path, tmp_path: P
     model, _ = load_model(str(path), allow_unsafe=True)
     model(np.ones((1, 4), np.float32))
     assert (tmp_path / "mark").exists(), "the mark would have shown it"
+
+
+@pytest.mark.usefixtures("keras_may_load")
+def test_a_file_that_holds_a_layer_alone_is_told(plain: Path, tmp_path: Path) -> None:
+    def flatten(config: dict[str, Any]) -> None:
+        config.clear()
+        config.update(layer("keras.layers", "Flatten", name="flat"))
+
+    message = refusal(changed(plain / "plain.keras", tmp_path / "layer.keras", flatten))
+    assert message == f"{str(tmp_path / 'layer.keras')!r} holds no Keras model, but one Flatten"
+
+
+def test_a_dotted_name_does_not_hide_where_it_leads(plain: Path, tmp_path: Path) -> None:
+    # Keras joins module and name before it looks: `keras` and `layers.Lambda` are found.
+    for place, change in {
+        "layer": with_layer(lambda_layer(tmp_path / "mark") | {"module": "keras", "class_name": "layers.Lambda"}),
+        "function": with_activation(function("keras", "utils.get_file")),
+    }.items():
+        message = refusal(changed(plain / "plain.keras", tmp_path / f"{place}.keras", change))
+        assert "has a layer " in message or "holds Python code" in message
+        assert not (tmp_path / "mark").exists()
