@@ -265,7 +265,7 @@ def _make_gcs(options: dict[str, Any]) -> Any:
         "use_listings_cache": False,
         "requests_timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
     }
-    if "token" not in options:
+    if "token" not in {**fsspec.config.conf.get("gs", {}), **options}:
         defaults |= _google_credentials(str(options.get("endpoint_url", "")))
     return _gcs_class()(**(defaults | options))
 

@@ -234,8 +234,7 @@ class Whole:
             if names:
                 yield f"{len(names)} files {what}, such as {min(names)}"
         for name in sorted(other)[:3]:
-            mine, theirs = self.place.read({name})[name], place.read({name})[name]
-            yield f"{name}: {describe_difference(mine, theirs)}"
+            yield f"{name}: {describe_difference(*(where.read({name})[name] for where in (self.place, place)))}"
 
 
 def describe_difference(mine: bytes, theirs: bytes) -> str:

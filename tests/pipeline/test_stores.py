@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from pipeline import storage, stores
@@ -175,6 +177,62 @@ def test_defaults_of_stores_can_be_overridden() -> None:
     assert storage.open_store("gcs://b/a")[0] is storage.open_store("gs://b/a")[0]
     assert storage.open_store("s3://b/a")[0].config_kwargs["max_pool_connections"] == 5
     assert storage.open_store("s3://b/a")[0].config_kwargs["read_timeout"] == 30
+
+
+def test_google_credentials_are_those_of_the_environment_whatever_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
+    (tmp_path / "key.json").write_text(json.dumps(key))
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "of-the-machine")
+    storage.configure(["gs.project=audits", "gs.endpoint_url=https://private.example"])
+    store = storage.open_store("gs://b/a")[0]
+    assert store.credentials.credentials.refresh_token == "r"
+    assert store.project == "audits"
+    storage.configure(["gs.endpoint_url=https://private.example"])
+    assert storage.open_store("gs://b/a")[0].project == "of-the-machine"
+    storage.configure(["gs.endpoint_url=http://private.example"])
+    assert storage.open_store("gs://b/a")[0].credentials.credentials is None, "no token goes over an open line"
+
+
+def test_a_token_of_fsspecs_own_configuration_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(fsspec.config, "conf", {"gs": {"token": "anon", "project": "mine"}})
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
+    storage.configure(["gs.access=read_only"])
+    store = storage.open_store("gs://b/a")[0]
+    assert (store.credentials.credentials, store.project) == (None, "mine")
+
+
+def test_a_name_that_leads_out_of_the_folder_is_not_downloaded(gcs: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{gcs}/model/config.json", b"{}")
+    storage.write_bytes(f"{gcs}/model/../../escaped.txt", b"x")
+    with pytest.raises(OSError, match=r"a name with '\.\.' is not copied"):
+        storage.download(f"{gcs}/model", str(tmp_path / "here"))
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+def test_a_folder_whose_name_is_a_pattern_is_removed_alone(gcs: str) -> None:
+    for name in ("run[1]/a", "run1/a", "run*/a"):
+        storage.write_bytes(f"{gcs}/{name}", b"x")
+    storage.remove_folder(f"{gcs}/run[1]")
+    storage.remove_folder(f"{gcs}/run*")
+    assert storage.list_files(gcs, recursive=True) == [f"{gcs}/run1/a"]
+
+
+def test_pictures_are_stored_as_pictures(gcs: str, s3: str) -> None:
+    for base, name in ((gcs, "contentType"), (s3, "ContentType")):
+        for file, kind in (
+            ("a.png", "image/png"),
+            ("run.json", "application/json"),
+            ("a.xyz", "application/octet-stream"),
+        ):
+            storage.write_bytes(f"{base}/{file}", b"x")
+            store, path = storage.open_store(f"{base}/{file}")
+            assert store.info(path)[name] == kind
 
 
 def test_a_store_that_is_not_known_is_told() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage, verify
+from pipeline import storage
 from pipeline.cli import main
 from pipeline.verify import TOLD, Told, verify_run
 from tests.damages import DAMAGES, FIRST, SECOND
@@ -201,7 +201,7 @@ def test_files_of_before_there_were_metrics_are_whole(tmp_path: Path) -> None:
 
 
 def test_a_file_that_unpacks_to_more_than_memory_is_not_unpacked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.checking.MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("pipeline.verify.shards.MAX_BYTES", 1_000_000)
     repeated = pa.table({"id": pa.array(["x" * 100] * 4), "logits": pa.array([[0.0] * 100_000] * 4)})
     put_file(run, 0, "records", encode_table(repeated, {}))
     (found,) = found_in(run)
@@ -272,9 +272,9 @@ def test_a_store_that_is_away_is_not_a_run_without_problems(
     def away(uri: str, *_: Any) -> Iterator[str]:
         raise TimeoutError(f"no answer from the store for {uri}")
 
-    monkeypatch.setattr(verify if what == "walk_files" else storage, what, away)
+    monkeypatch.setattr("pipeline.verify.run.walk_files" if what == "walk_files" else f"pipeline.storage.{what}", away)
     found = found_in(run)
-    assert found
+    assert len(found) == (4 if what == "walk_files" else 1), "each folder is told, and nothing else"
     assert all("TimeoutError: no answer from the store" in words for words in found)
     assert main(["verify", str(run)]) == 1
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.codec import MAP_DTYPES
 from pipeline.geometry import RESIZES
-from pipeline.problems import Problem, plain
 from pipeline.records import SCHEMA_VERSION
+from pipeline.verify.problems import Problem, plain
 
 LATER = ("maps[].metrics", "earlier_shard")  # columns that older files lack, or those of runs without --since
 

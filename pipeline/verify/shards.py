@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 
 from pipeline import parquet, storage
-from pipeline.columns import (
+from pipeline.errors import RunError
+from pipeline.idset import hash_names
+from pipeline.layout import RunLayout, as_file_name, digest_of_overlays
+from pipeline.records import image_id
+from pipeline.verify.columns import (
     Columns,
     check_empty,
     check_footer,
@@ -26,11 +30,8 @@ from pipeline.columns import (
     logit_rules,
     map_rules,
 )
-from pipeline.errors import RunError
-from pipeline.idset import hash_names
-from pipeline.layout import RunLayout, as_file_name, digest_of_overlays
-from pipeline.parts import Part
-from pipeline.problems import (
+from pipeline.verify.manifest import Part
+from pipeline.verify.problems import (
     COUNT,
     COUNTS,
     WORD,
@@ -43,7 +44,6 @@ from pipeline.problems import (
     read_object,
     shorten,
 )
-from pipeline.records import image_id
 
 MAX_BYTES = 4 << 30  # of a shard's file, and of what it unpacks to
 

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.checking import Checked, RunFacts, check_shard
 from pipeline.codec import MAP_DTYPES
 from pipeline.errors import ConfigError
 from pipeline.flow import CORES, IN_FLIGHT, map_ahead
 from pipeline.idset import IdSet, as_ids, hash_names
 from pipeline.layout import RunLayout
-from pipeline.parts import Part, Parts
-from pipeline.problems import (
+from pipeline.progress import Counter, show_count, show_progress
+from pipeline.records import SCHEMA_VERSION, image_id
+from pipeline.verify.manifest import Part, Parts
+from pipeline.verify.problems import (
     COUNT,
     COUNTS,
     MISSING,
@@ -36,8 +37,7 @@ from pipeline.problems import (
     read_object,
     shorten,
 )
-from pipeline.progress import Counter, show_count, show_progress
-from pipeline.records import SCHEMA_VERSION, image_id
+from pipeline.verify.shards import Checked, RunFacts, check_shard
 from pipeline.walking import walk_files
 
 TOLD = 3  # problems of a kind that are told one by one

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline import parquet
-from pipeline.columns import Columns, check_empty, check_footer, check_schema
 from pipeline.idset import IdSet, as_ids
 from pipeline.layout import RunLayout
-from pipeline.problems import Problem, one_line, plain, shorten
 from pipeline.records import image_id
+from pipeline.verify.columns import Columns, check_empty, check_footer, check_schema
+from pipeline.verify.problems import Problem, one_line, plain, shorten
 
 
 @dataclass(frozen=True)
