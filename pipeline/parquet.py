@@ -248,7 +248,7 @@ def read_rows(file: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any
 
     Args:
         file: its bytes.
-        columns: which ones to read, as far as they are there; all if the first is not.
+        columns: which ones to read, as far as they are there. If the first is not, a single row tells which are.
     """
     # A text that comes a million times is there once, in the file and so in memory, until its length is known.
     metadata = pq.read_metadata(file)
@@ -257,7 +257,10 @@ def read_rows(file: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any
     parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=texts)
     there = [name for name in columns if name in parquet.schema_arrow.names]
     _refuse_large_groups(metadata)
-    for batch in parquet.iter_batches(GROUP_ROWS, columns=there if columns[0] in there else None):
+    if columns[0] not in there:
+        yield from [dict.fromkeys(parquet.schema_arrow.names)][: metadata.num_rows]
+        return
+    for batch in parquet.iter_batches(GROUP_ROWS, columns=there):
         longest = max((_longest_text(column) for column in batch.columns), default=0)
         if longest * batch.num_rows > MAX_BATCH or batch.nbytes > MAX_BATCH:
             raise ValueError(f"some cells are far too large: the longest text has {longest} bytes")
@@ -275,7 +278,9 @@ MAX_GROUP = 1 << 31
 def _refuse_large_groups(metadata: pq.FileMetaData) -> None:
     # Of the groups alone: a damaged footer lets pyarrow abort the process where it is asked for a group's column.
     for group in range(metadata.num_row_groups):
-        needed = metadata.row_group(group).total_byte_size
+        needed, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
+        if not 0 <= rows <= metadata.num_rows:  # of which pyarrow would make as many, and abort
+            raise ValueError(f"row group {group} has {rows} of {metadata.num_rows} rows: the file is damaged")
         if needed > MAX_GROUP:
             raise ValueError(f"row group {group} unpacks to {needed} bytes: write smaller row groups")
 

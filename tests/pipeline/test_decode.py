@@ -245,6 +245,12 @@ def test_an_orientation_in_xmp_or_as_imagemagick_writes_it_counts() -> None:
     np.testing.assert_array_equal(_decode(_encode(Image.fromarray(pixels), pnginfo=text)), pixels[::-1, ::-1])
 
 
+def test_an_orientation_that_is_no_hexadecimal_number_does_not_cost_the_image() -> None:
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n 44\nnonsense")
+    np.testing.assert_array_equal(_decode(_encode(Image.fromarray(_photograph()), pnginfo=text)), _photograph())
+
+
 def test_an_orientation_in_exif_counts_more_than_one_in_xmp() -> None:
     data = _encode(Image.new("RGB", (40, 20)), "JPEG", exif=_exif(_oriented(1)), xmp=b'<x tiff:Orientation="6"/>')
     assert _decode(data).shape == (20, 40, 3)

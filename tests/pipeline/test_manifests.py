@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -178,6 +179,26 @@ def test_a_row_group_that_would_not_fit_is_refused(tmp_path: Path, monkeypatch: 
     data = _table(uri=[str(i) for i in range(1000)])
     monkeypatch.setattr(parquet, "MAX_GROUP", 100)
     assert "row group 0 unpacks to" in _error(tmp_path / "m.parquet", data)
+
+
+def test_a_table_without_the_column_uri_tells_which_it_has_and_is_not_read(tmp_path: Path) -> None:
+    data = _table(path=["/a", "/b"], pixels=[b"x" * 1000] * 2)
+    broken = data[:4] + bytes(len(data) // 4) + data[4 + len(data) // 4 :]
+    assert "needs a column 'uri', and row 1 has: path, pixels" in _error(tmp_path / "m.parquet", broken)
+    assert _read(tmp_path / "m.parquet", _table(path=pa.array([], pa.string()))) == []
+
+
+NEGATIVE_ROWS = base64.b85decode(
+    "s6kRO6$BX^H2@d}b7N>_ZDADv02Tll92pE202crM|Nj6085|f4K~hprS2}ZJXk~3-7)&oOFE1~8K|w)5K~X_LK|w)5K}$hFcR@mD"
+    "K}JDAXF)?}K|w)5K|(@7K}|tHK|w=7K}kVDK|w-6K}kVDK|w-6K|w)5K|w)5K|KH%AaG%Fadl;MEn{$SEn#wUZ+9SeWpZ<AZ*Cwm"
+    "H7+nNF&PX1qyPW_P(e~L"
+)
+
+
+def test_a_row_group_of_fewer_than_no_rows_is_refused(tmp_path: Path) -> None:
+    """Found by the fuzzer: pyarrow ended the process."""
+    message = _error(tmp_path / "m.parquet", NEGATIVE_ROWS)
+    assert "row group 0 has -134217728 of 0 rows: the file is damaged" in message
 
 
 def test_a_damaged_footer_does_not_end_the_process(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def test_scans_of_a_colour_each_are_counted_too() -> None:
 
 
 def test_scans_of_other_pictures_and_of_films_behind_do_not_count() -> None:
-    refuse_bombs(jpeg(progressive=True) + b"\xff\xda\0\2" * 1000, LIMIT)
+    for between in (b"", bytes(9)):
+        refuse_bombs(jpeg(progressive=True) + between + b"\xff\xda\0\2" * 1000, LIMIT)
     refuse_bombs(jpeg() + b"\xff\xda\0\2" * 1000, LIMIT)
 
 
@@ -115,8 +116,16 @@ def test_padding_and_stuffing_between_segments_are_stepped_over() -> None:
     refuse_bombs(data, LIMIT)
     assert decode_image(data).size == (64, 96)
     bomb = [(40_000 + i, 7, 40_000, 100) for i in range(4_000)]
-    hidden = into_jpeg(b"\xff\0junk\xff\xff\xff\xd0" + segment(0xE1, exif(*bomb, tail=bytes(10_000))))
-    assert "Exif block" in str(_refused(hidden))
+    for ahead in (b"\xff\0junk\xff\xff\xff\xd0", b"\xff", b"\xff\xff"):
+        hidden = into_jpeg(ahead + segment(0xE1, exif(*bomb, tail=bytes(10_000))))
+        assert "Exif block" in str(_refused(hidden))
+
+
+def test_values_that_are_cut_off_take_no_memory_and_are_no_reason() -> None:
+    block = exif(*[(40_000 + i, 7, 1 << 24, 8) for i in range(50)], (0x0112, 3, 1, 6))
+    data = into_jpeg(segment(0xE1, block))
+    refuse_bombs(data, LIMIT)
+    assert decode_image(data).size == (64, 96)
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -162,6 +171,8 @@ def test_a_tile_that_is_larger_than_its_picture_is_measured() -> None:
     body = zlib.compress(bytes(4096 * 4096))
     with pytest.raises(ImageError, match="4096 x 4096 is more than 10000000 pixels"):
         decode_image(tiled(8, 8, (4096, 4096), body, 8), LIMIT)
+    with pytest.raises(ImageError, match="1216 x 1040 is more than"):
+        decode_image(tiled(1000, 1000, (608, 208), bytes(608 * 208)), 1_000_000)
     assert decode_image(tiled(8, 8, (256, 256), zlib.compress(bytes(65536)), 8), 64).size == (8, 8)
 
 
