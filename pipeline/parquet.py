@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import io
 import itertools
@@ -23,6 +22,9 @@ METADATA_PREFIX = "beamcam."
 GROUP_ROWS = 4096
 """Rows in a row group of a manifest: whole shards, and several of them, since with a row group a shard the footer of a
 million images would be a tenth of the file, and every shard reads it."""
+
+BATCH_ROWS = 1024
+"""Rows of a file from anybody that are unpacked before their size is looked at."""
 
 Table = pa.Table
 
@@ -143,7 +145,7 @@ def read_manifest_shard(uri: str, shard: int) -> list[Entry]:
     """The entries of one shard, read from its row group alone."""
     with storage.open_file(uri) as file:
         parquet = pq.ParquetFile(file)
-        table = parquet.read_row_group(_group_of(shard, parquet.metadata))
+        table = parquet.read_row_group(_group_of(shard, parquet))
         return [_entry(row) for row in table.filter(pc.equal(table["shard"], shard)).to_pylist()]
 
 
@@ -220,12 +222,19 @@ def parse_table(data: bytes, max_rows: int, max_bytes: int) -> pa.Table:
     file = pq.ParquetFile(io.BytesIO(data))
     if file.metadata.num_rows > max_rows:
         raise ValueError(f"it holds {file.metadata.num_rows} rows, and should hold {max_rows}")
+    # Of the groups alone: a damaged footer lets pyarrow abort the process where it is asked for a group's column.
     groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-    values = sum(group.column(i).num_values for group in groups for i in range(group.num_columns))
-    needed = 8 * values + sum(group.total_byte_size for group in groups)  # repeated values take no room in the file
-    if needed > max_bytes:
-        raise ValueError(f"it unpacks to {needed} bytes, which is more than {max_bytes}")
-    table = file.read()
+    if any(not 0 <= group.num_rows <= max_rows for group in groups):
+        raise ValueError("its row groups have other numbers of rows than the file")
+    if sum(group.total_byte_size for group in groups) > max_bytes:
+        raise ValueError(f"it unpacks to more than {max_bytes} bytes")
+    batches, unpacked = [], 0
+    for batch in file.iter_batches(BATCH_ROWS):
+        batches.append(batch)
+        unpacked += batch.nbytes
+        if unpacked > max_bytes:  # repeated values take no room in the file, but do here
+            raise ValueError(f"it unpacks to more than {max_bytes} bytes")
+    table = pa.Table.from_batches(batches, file.schema_arrow).combine_chunks()
     table.validate(full=True)
     return table
 
@@ -338,14 +347,11 @@ def _manifest_table(entries: Sequence[Entry], first: int, shard_size: int) -> pa
     return pa.table(columns, schema=MANIFEST)
 
 
-def _group_of(shard: int, metadata: pq.FileMetaData) -> int:
-    """The row group that holds a shard, by the last shard of each, which the footer tells."""
-    of_shards = [metadata.schema.column(i).name for i in range(metadata.num_columns)].index("shard")
-    return bisect.bisect_left(
-        range(metadata.num_row_groups),
-        shard,
-        key=lambda group: metadata.row_group(group).column(of_shards).statistics.max,
-    )
+def _group_of(shard: int, parquet: pq.ParquetFile) -> int:
+    """The row group that holds a shard: all have as many shards as the first, but for the last."""
+    # Not by the footer's statistics: a damaged footer lets pyarrow abort the process where it is asked for them.
+    last = parquet.read_row_group(0, columns=["shard"])["shard"][-1].as_py()
+    return min(shard // (last + 1), parquet.num_row_groups - 1)
 
 
 def _prefixed(metadata: dict[str, str]) -> dict[str, str]:

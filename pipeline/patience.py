@@ -2,8 +2,8 @@
 
 Stores refuse a few requests in a thousand for the moment, and a few never end. `patiently` and `patiently_async` try
 again what may go better, with waits that grow and differ, until a deadline. An asynchronous request that takes much
-longer than others of its kind is begun a second time beside the first, and the one that ends first is taken (J. Dean
-and L. A. Barroso, "The Tail at Scale", 2013): images are explained in order, so a slow read holds up all behind it.
+longer than others of its kind is begun again beside itself, and the one that ends first is taken (J. Dean and
+L. A. Barroso, "The Tail at Scale", 2013): images are explained in order, so a slow read holds up all behind it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIRST_CONTACT = 30.0
 """Seconds for which a store is asked that has never answered: most often its address is wrong."""
 
 HEDGED_SHARE = 0.1
-"""At most this part of the requests is begun a second time."""
+"""At most this part of the requests is begun again beside themselves."""
 
 troubles: dict[str, int] = {"retries": 0, "hedges": 0, "timeouts": 0}
 """What happened in this process so far."""
@@ -36,6 +36,7 @@ troubles: dict[str, int] = {"retries": 0, "hedges": 0, "timeouts": 0}
 _WAITS = {"wait_initial": 0.05, "wait_max": 20.0, "wait_jitter": 0.5}
 _KNOWN = 20  # requests after which it is known how long they take
 _UNKNOWN = 3.0  # seconds until a request is begun again, before that is known
+_BESIDE = 3  # of one request, at the same time
 _SLOW, _LEAST = 4.0, 0.25  # times the 95th percentile of what others took; seconds
 
 T = TypeVar("T")
@@ -277,7 +278,7 @@ class _Pace:
     """How long requests of a kind take; used on the loop's thread alone."""
 
     took: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=100))  # seconds
-    spare: float = 3.0  # requests that may be begun a second time
+    spare: float = 3.0  # requests that may be begun again
 
     def slow(self) -> float:
         """Seconds after which a request is slow."""
@@ -287,7 +288,7 @@ class _Pace:
         return max(_LEAST, _SLOW * sorted(self.took)[int(0.95 * (len(self.took) - 1))])
 
     def allows(self) -> bool:
-        """Whether one more may be begun a second time."""
+        """Whether one more may be begun again."""
         if self.spare < 1:
             return False
         self.spare -= 1
@@ -295,28 +296,23 @@ class _Pace:
 
 
 async def _race(call: Callable[[], Awaitable[T]], pace: _Pace, limit: float, repeatable: bool) -> T:
-    """The result of the first of at most two requests that ends well."""
-    end = time.monotonic() + limit
+    """The result of the first request that ends well; another is begun whenever nothing has come for too long."""
+    end, slow = time.monotonic() + limit, pace.slow()
     tasks = [asyncio.ensure_future(_timed(call, pace))]
+    waiting = set(tasks)
     try:
-        slow = pace.slow()
-        while not tasks[0].done() and len(tasks) == 1 and time.monotonic() < end:
-            await asyncio.wait(tasks, timeout=min(slow, end - time.monotonic()))
-            if repeatable and not tasks[0].done() and pace.allows():
-                _count("hedges")
-                tasks.append(asyncio.ensure_future(_timed(call, pace)))
-        waiting = set(tasks)
-        while waiting:
-            left = max(0.0, end - time.monotonic())
-            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                _count("timeouts")
-                raise TimeoutError(f"no answer in {limit:.0f} seconds")
+        while (left := end - time.monotonic()) > 0:
+            done, waiting = await asyncio.wait(waiting, timeout=min(slow, left), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
                 if error is None or not waiting or not is_transient(error):
                     return task.result()
-        raise AssertionError("unreachable")
+            if not done and repeatable and len(tasks) < _BESIDE and left > slow and pace.allows():
+                _count("hedges")
+                tasks.append(asyncio.ensure_future(_timed(call, pace)))
+                waiting.add(tasks[-1])
+        _count("timeouts")
+        raise TimeoutError(f"no answer in {limit:.0f} seconds")
     finally:
         for task in tasks:
             task.cancel()

@@ -181,7 +181,8 @@ def path_kinds() -> list[PathKind]:
 
 def _parquet(**columns: object) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    # Arrow's own schema would tell what is a dictionary; other writers have none.
+    pq.write_table(pa.table(columns), sink, store_schema="repeated" not in columns)
     return sink.getvalue().to_pybytes()
 
 
@@ -194,7 +195,7 @@ def _damaged_parquet(place: int) -> bytes:
 def _repeating_parquet() -> bytes:
     """A long text, once in the file and ten thousand times in its rows."""
     rows = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000, pa.int32()), pa.array(["x" * (1 << 20)]))
-    return _parquet(uri=rows)
+    return _parquet(uri=rows, repeated=[0] * 10_000)
 
 
 def _jsonl(*rows: object) -> bytes:

@@ -261,7 +261,7 @@ def work(campaign: int, first: int, deadline: float, place: Path) -> None:
         number = first
         while time.time() < deadline:
             struct.pack_into("<QQ", at, 0, number, peak)
-            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+            _watch()
             start = time.monotonic()
             try:
                 outcomes[try_input(make_input(campaign, number), place)] += 1
@@ -276,6 +276,19 @@ def work(campaign: int, first: int, deadline: float, place: Path) -> None:
             if number % 500 == 0:
                 _note(place, number - first, outcomes, offenders, slowest)
         _note(place, number - first, outcomes, offenders, slowest)
+
+
+def _watch() -> None:
+    """Lets this process end itself if the input takes too long; a busy machine may have no thread for a moment."""
+    for attempt in range(20):
+        try:
+            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        except RuntimeError:
+            if attempt == 19:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 def _peak() -> int:

@@ -67,6 +67,10 @@ class Place:
             return Path(self.root, name).exists()
         return bool(self.system.exists(f"{self.path}/{name}"))
 
+    def has_begun(self) -> bool:
+        """Whether the first of it is there: the folder of a manifest that is being written, or the manifest."""
+        return Path(self.root).exists() if self.store == "local" else self.has("manifest.parquet")
+
     def names(self, folder: str = "") -> set[str]:
         """The files below a folder, as paths below the place; folders and what vanishes meanwhile are none."""
         if self.store == "local":

@@ -1,5 +1,6 @@
 """SIGKILL and the same command again, in the short form."""
 
+import io
 import os
 import random
 import re
@@ -8,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import RunConfig, run_job
 from pipeline.storage import TEMPORARY
@@ -65,3 +68,24 @@ def test_the_comparison_finds_what_it_is_for(tmp_path) -> None:
     mine.write("overlays/00/c.png", b"")
     assert "1 files missing, such as overlays/00/c.png" in "; ".join(Whole.of(mine, 0, 0).compare(theirs))
     assert describe_difference(b"ab", b"c") == "2 bytes undisturbed, 1 here"
+
+
+def test_a_picture_packed_in_another_way_is_the_same_picture(tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    mine, theirs = (Place("local", str(tmp_path / name), {}) for name in ("mine", "theirs"))
+    packed = [_png(pixels, level) for level in (1, 9)]
+    mine.write("overlays/00/a.png", packed[0])
+    theirs.write("overlays/00/a.png", packed[1])
+    whole = Whole.of(mine, 0, 0)
+    assert packed[0] != packed[1]
+    assert list(whole.compare(theirs)) == []
+    assert whole.repacked == ["overlays/00/a.png"]
+    pixels[3, 4, 0] ^= 1
+    theirs.write("overlays/00/a.png", _png(pixels, 1))
+    assert "1 of 1800 values differ, by 1 at most" in "; ".join(whole.compare(theirs))
+
+
+def _png(pixels: np.ndarray, level: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=level)
+    return file.getvalue()

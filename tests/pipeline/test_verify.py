@@ -205,7 +205,9 @@ def test_a_file_that_unpacks_to_more_than_memory_is_not_unpacked(run: Path, monk
     repeated = pa.table({"id": pa.array(["x" * 100] * 4), "logits": pa.array([[0.0] * 100_000] * 4)})
     put_file(run, 0, "records", encode_table(repeated, {}))
     (found,) = found_in(run)
-    assert re.match(r"records/part-00000\.parquet cannot be read: ValueError: it unpacks to \d{7,} bytes, which", found)
+    assert re.match(
+        r"records/part-00000\.parquet cannot be read: ValueError: it unpacks to more than 1000000 bytes", found
+    )
 
 
 @pytest.mark.parametrize("seed", range(30))
