@@ -75,5 +75,5 @@ def as_file_name(method: str) -> str:
 
 
 def digest_of_overlays(overlays: dict[str, str]) -> str:
-    """One SHA-256 for all overlays of a shard, from path -> SHA-256 of each."""
+    """One SHA-256 for all overlays of a shard, from path -> fingerprint of each."""
     return hashlib.sha256("".join(f"{path} {overlays[path]}\n" for path in sorted(overlays)).encode()).hexdigest()

@@ -33,9 +33,9 @@ HEDGED_SHARE = 0.1
 troubles: dict[str, int] = {"retries": 0, "hedges": 0, "timeouts": 0}
 """What happened in this process so far."""
 
-_WAITS = {"wait_initial": 0.05, "wait_max": 20.0, "wait_jitter": 0.5}
-_KNOWN = 20  # requests after which it is known how long they take
-_UNKNOWN = 3.0  # seconds until a request is begun again, before that is known
+_WAITS = {"wait_initial": 0.05, "wait_max": 20.0, "wait_jitter": 0.2}
+_KNOWN = 10  # requests after which it is known how long they take
+_UNKNOWN = 2.0  # seconds until a request is begun again, before that is known
 _BESIDE = 3  # of one request, at the same time
 _SLOW, _LEAST = 4.0, 0.25  # times the 95th percentile of what others took; seconds
 

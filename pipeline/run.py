@@ -216,8 +216,10 @@ def read_plan(config: RunConfig, resumed: bool = False, mending: bool = False) -
     n_images = parquet.count_rows(layout.uri(layout.MANIFEST))
     n_shards = -(-n_images // config.shard_size)
     if (metadata["n_images"], metadata["n_shards"]) != (str(n_images), str(n_shards)):
-        raise ConfigError(f"the manifest of the run in {config.output!r} is damaged: it has {n_images} rows, and tells of "
-                          f"{metadata['n_images']} in {metadata['n_shards']} shards")  # fmt: skip
+        told = f"{metadata['n_images']} in {metadata['n_shards']} shards"
+        raise ConfigError(
+            f"the manifest of the run in {config.output!r} is damaged: it has {n_images} rows, and tells of {told}"
+        )
     done = committed_shards(layout, metadata)
     pending = tuple(shard for shard in range(n_shards) if shard not in done)
     return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata, resumed, mending)

@@ -33,7 +33,8 @@ from pipeline.geometry import (
     strongest_region,
 )
 from pipeline.layout import RunLayout, digest_of_overlays
-from pipeline.overlay import color_table, draw_overlay, encode_png
+from pipeline.overlay import color_table, draw_overlay
+from pipeline.png import encode_png, fingerprint
 from pipeline.records import Entry, Failure, MapRecord, Record, Shard
 from pipeline.timing import Stopwatch
 
@@ -106,7 +107,7 @@ class ShardJob:
     behind: threading.Semaphore = field(default_factory=threading.Semaphore)  # and for making records
     watch: Stopwatch = field(default_factory=Stopwatch)
     outcomes: list[Record | Failure | None] = field(default_factory=list)
-    overlays: dict[str, str] = field(default_factory=dict)  # path -> SHA-256 of those of this run
+    overlays: dict[str, str] = field(default_factory=dict)  # path -> fingerprint of those of this run
     broken: list[Exception] = field(default_factory=list)  # what no image can be blamed for: the shard is given up
 
     @property
@@ -236,17 +237,19 @@ class ShardJob:
         return data
 
     def _keep_overlays(self, record: Record) -> bool:
-        """Books the overlays of a record that stays; False if one of them is gone."""
+        """Books the overlays of a record that stays; False if one of them is gone or damaged."""
         paths = {values.overlay for values in record.maps if values.overlay is not None}
         own = [path for path in paths if not storage.is_absolute(path)]
+        shown: dict[str, str | None] = {}
         try:
             for path in own:
                 data = self.watch.time("read", storage.read_bytes, self.layout.uri(path))
-                self.overlays[path] = hashlib.sha256(data).hexdigest()
+                shown[path] = fingerprint(data)
         except FileNotFoundError:
-            for path in own:
-                self.overlays.pop(path, None)
             return False
+        if None in shown.values():  # damaged
+            return False
+        self.overlays.update({path: str(found) for path, found in shown.items()})
         return True
 
     def _explain(self, images: Sequence[Loaded]) -> list[Explained | Failure]:
@@ -312,7 +315,7 @@ class ShardJob:
             png = self._render_overlay(shown, item.loaded.geometry, photograph)
         path = self.layout.overlay(item.loaded.entry.id, method, values.target)
         self.watch.time("write", storage.write_bytes, self.layout.uri(path), png)
-        self.overlays[path] = hashlib.sha256(png).hexdigest()
+        self.overlays[path] = fingerprint(png) or ""
         return dataclasses.replace(values, overlay=path)
 
     def _render_overlay(self, shown: np.ndarray, geometry: Geometry, photograph: Decoded | None) -> bytes:

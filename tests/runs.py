@@ -21,7 +21,7 @@ from pipeline.codec import encode_map
 from pipeline.config import RunConfig
 from pipeline.geometry import Geometry, fit_view
 from pipeline.layout import RunLayout, digest_of_overlays
-from pipeline.overlay import encode_png
+from pipeline.png import encode_png, fingerprint
 from pipeline.records import Entry, Failure, MapRecord, Record
 
 METHODS = ("gradcam", "scorecam(channels=32)")
@@ -128,7 +128,7 @@ class FakeRun:
             "inputs": len(entries), "records": len(records), "failures": len(failures),
             "carried": sum(record.id in ids for record in records),
             "failures_by_type": {"decode:BrokenImage": len(failures)} if failures else {}, "overlays": len(pngs),
-            "overlays_sha256": digest_of_overlays({path: sha256(png) for path, png in pngs.items()}),
+            "overlays_sha256": digest_of_overlays({path: fingerprint(png) for path, png in pngs.items()}),
             "files": {path: {"bytes": len(data), "sha256": sha256(data)} for path, data in files.items()},
             "seconds": {},
         }  # fmt: skip

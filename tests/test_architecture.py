@@ -24,7 +24,7 @@ ONLY_IN = {
     "tensorflow": {"pipeline/quiet.py"},  # with its start-up notes kept off the terminal
     "keras": {"pipeline/models.py", "pipeline/demo_model.py", "pipeline/screening.py"},
     "h5py": {"pipeline/screening.py"},
-    "isal": {"pipeline/overlay.py"},
+    "isal": {"pipeline/png.py"},
     "cmap": {"pipeline/overlay.py"},
     "tqdm": {"pipeline/progress.py"},
     "yaml": {"pipeline/commands.py"},
@@ -41,6 +41,7 @@ FLOORS = [
         "codec",
         "geometry",
         "storage",
+        "png",
         "progress",
         "quiet",
         "sheet",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
-import zlib
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pipeline import parquet, storage
 from pipeline.errors import RunError
 from pipeline.idset import hash_names
 from pipeline.layout import RunLayout, as_file_name, digest_of_overlays
+from pipeline.png import fingerprint
 from pipeline.records import image_id
 from pipeline.verify.columns import (
     Columns,
@@ -322,7 +322,7 @@ def _check_pictures(
 
 
 def _read_picture(layout: RunLayout, path: str) -> tuple[str, int, Problem | None]:
-    """The SHA-256 and size of an overlay, and what is wrong with it; its bytes are let go."""
+    """What an overlay shows, its size, and what is wrong with it; its bytes are let go."""
     problem = None
     try:
         data = storage.read_bytes(layout.uri(path), MAX_OVERLAY)
@@ -330,13 +330,7 @@ def _read_picture(layout: RunLayout, path: str) -> tuple[str, int, Problem | Non
         return "", 0, Problem("overlay is missing", f"{path} is missing")
     except Exception as error:  # noqa: BLE001 - stores have errors of all kinds
         return "", 0, Problem("overlay cannot be read", f"{path} cannot be read: {one_line(error)}")
-    if not is_png(data):
+    shown = fingerprint(data)
+    if shown is None:
         problem = Problem("overlay is no PNG", f"{path} is no whole PNG: {len(data)} bytes")
-    return hashlib.sha256(data).hexdigest(), len(data), problem
-
-
-def is_png(data: bytes) -> bool:
-    """Whether a file starts with a PNG's signature and a header that is whole, and ends as a PNG does."""
-    starts = data.startswith(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")
-    has_header = zlib.crc32(data[12:29]).to_bytes(4, "big") == data[29:33]
-    return starts and has_header and data.endswith(b"\x00\x00\x00\x00IEND\xaeB`\x82")
+    return shown or "", len(data), problem

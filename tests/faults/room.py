@@ -56,7 +56,8 @@ def full(work: Workplace, place: Place, disk: Path, chance: random.Random) -> Ro
 def unwritable(work: Workplace, place: Place, disk: Path, chance: random.Random) -> Round:
     """Somewhere on the way the folder cannot be written to any more; then it can."""
     running = work.job(place.root).start()
-    wait_for(lambda: len(place.names("shards")) >= chance.randrange(1, work.n_shards // 2), running)
+    shards = chance.randrange(1, work.n_shards // 2)
+    wait_for(lambda: len(place.names("shards")) >= shards, running)
     changed = remount(disk, "ro")
     ended = running.wait()
     problems = [*judge(ended, "Read-only file system"), *intact(work, place)]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.geometry import Geometry, fit_view, project_map
-from pipeline.overlay import STYLES, color_table, draw_overlay, encode_png
+from pipeline.overlay import STYLES, color_table, draw_overlay
+from pipeline.png import encode_png, fingerprint
 
 PALETTE = np.random.default_rng(9).integers(0, 256, (256, 4), np.uint8)  # RGBA
 
@@ -65,6 +66,36 @@ def _render(
 
 
 # PNG
+
+
+def test_a_fingerprint_is_of_the_pixels_and_not_of_how_they_are_packed() -> None:
+    pixels = _photograph(20, 10)
+    png = encode_png(pixels)
+    chunks = _chunks(png)
+    packed = zlib.compress(zlib.decompress(dict(chunks)[b"IDAT"]), 9)
+    parts = [(name, packed if name == b"IDAT" else data) for name, data in chunks]
+    again = png[:8] + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    assert again != png
+    assert fingerprint(again) == fingerprint(png) != fingerprint(encode_png(pixels[::-1]))
+    assert fingerprint(png) != fingerprint(encode_png(pixels.reshape(20, 10, 3)))
+    indices = pixels[..., 0]
+    assert fingerprint(encode_png(indices, PALETTE.tobytes())) != fingerprint(
+        encode_png(indices, PALETTE[::-1].tobytes())
+    )
+
+
+def test_no_damaged_file_has_a_fingerprint() -> None:
+    png = encode_png(_photograph(9, 5)[..., 0], PALETTE.tobytes())
+    assert fingerprint(png) is not None
+    for place in range(len(png)):
+        assert fingerprint(png[:place]) is None
+        flipped = bytearray(png)
+        flipped[place] ^= 1
+        assert fingerprint(bytes(flipped)) is None
+    assert fingerprint(png + b"x") is None
+    assert fingerprint(b"") is None
 
 
 @pytest.mark.parametrize("channels", [(3,), ()])
