@@ -41,6 +41,7 @@ FLOORS = [
         "codec",
         "geometry",
         "storage",
+        "parent",
         "png",
         "progress",
         "quiet",

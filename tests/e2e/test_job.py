@@ -331,6 +331,32 @@ def test_a_resumed_shard_leaves_no_overlay_of_its_first_attempt(tmp_path, photog
     assert list(verify_run(str(tmp_path / "run"))) == []
 
 
+def read_process(folder: Path) -> tuple[int, int] | None:
+    """The number of a running process and its parent's; None if it has ended."""
+    try:
+        state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state == "Z" else (int(folder.name), int(parent))
+
+
+def test_workers_end_soon_after_the_process_that_started_them(tmp_path, photographs, tiny_model_path) -> None:
+    folder = copy_photographs(photographs, tmp_path / "images", 400)
+    words = ["run", "--images", str(folder), "--model", tiny_model_path, "--preprocess", "tf", "--output",
+             str(tmp_path / "run"), "--shard-size", "4", "--jit", "off", "--direct_num_workers=2",
+             "--direct_running_mode=multi_processing"]  # fmt: skip
+    job = subprocess.Popen([sys.executable, "-m", "pipeline.cli", *words], stderr=subprocess.DEVNULL)
+    wait_for_markers(tmp_path / "run/shards", 3)
+    children = [pid for pid in map(read_process, Path("/proc").glob("[0-9]*")) if pid and pid[1] == job.pid]
+    assert len(children) >= 2
+    job.kill()
+    job.wait(20)
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and any(read_process(Path(f"/proc/{pid}")) for pid, _ in children):
+        time.sleep(0.2)
+    assert not any(read_process(Path(f"/proc/{pid}")) for pid, _ in children)
+
+
 @pytest.mark.parametrize("damage", ["", "{}", "not json"])
 def test_a_damaged_marker_is_no_marker(tmp_path, photographs, tiny_model_path, damage) -> None:
     config = make_config(photographs, tiny_model_path, tmp_path / "run", shard_size=5)
