@@ -351,9 +351,12 @@ def awkward_models(tmp_path_factory) -> Path:
         (["--preprocess", "os:getcwd"], r"one batch could not be explained: TypeError"),
         (
             ["--output", "nowhere://bucket/run"],
-            r"output folder .* cannot be reached: OSError: there is no store",
+            r"output folder .* cannot be reached: OSError: \[Errno \d+\] there is no store",
         ),
-        (["--model", "nowhere://model.keras"], r"the model .* cannot be reached: OSError: there is no store for"),
+        (
+            ["--model", "nowhere://model.keras"],
+            r"the model .* cannot be reached: OSError: \[Errno \d+\] there is no store for",
+        ),
     ],
 )
 def test_wrong_usage_is_one_clear_line_before_any_work(

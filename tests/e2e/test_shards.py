@@ -202,9 +202,9 @@ def test_a_store_that_is_away_ends_the_job_and_one_that_falters_does_not(
 
     monkeypatch.setattr(storage, "read_bytes", read)
     monkeypatch.setattr(shard.Outage, "UNANSWERED", 4)
-    away = {1, 2, 3, 5, 6, 7, 9}  # three in a row at most
+    away = {1, 5, 9}  # never four in a row, whichever thread is faster
     markers = list(process_shards(cut(entries[:12], 12), worker, RunLayout(str(tmp_path / "falters"))))
-    assert markers[0]["failures_by_type"] == {"read:UnavailableError": 7}
+    assert markers[0]["failures_by_type"] == {"read:UnavailableError": 3}
     away = set(range(5, 24))
     layout = RunLayout(str(tmp_path / "away"))
     with pytest.raises(RunError, match="4 reads in a row were not answered, the last: no answer"):

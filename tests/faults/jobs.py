@@ -77,13 +77,14 @@ class Running:
         return Ended(self.process.returncode, self.output.read_text(errors="replace"), time.monotonic() - self.start)
 
     def left_processes(self) -> list[str]:
-        """Processes of its session that are still there, by their command lines; zombies are none."""
+        """Processes of its session that are still there, by their command lines; the dying have none any more."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
                 state, _, _, session = folder.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.process.pid and state != "Z":
-                    found.append(folder.joinpath("cmdline").read_text().replace("\0", " ")[:80])
+                line = folder.joinpath("cmdline").read_text().replace("\0", " ")[:80]
+                if int(session) == self.process.pid and state != "Z" and line:
+                    found.append(line)
         return found
 
     def outlived(self, patience: float = 20) -> list[str]:

@@ -25,12 +25,9 @@ def layout(tmp_path) -> RunLayout:
 
 
 def test_a_second_job_is_refused_until_the_first_has_ended(layout) -> None:
-    with hold_run(layout):
-        with (
-            pytest.raises(ConfigError, match=f"another job is at work on the run in '{layout.output}'"),
-            hold_run(layout),
-        ):
-            pass
+    message = f"another job is at work on the run in '{layout.output}'"
+    with hold_run(layout), pytest.raises(ConfigError, match=message), hold_run(layout):
+        pass
     with hold_run(layout):
         pass
     assert sorted(path.name for path in Path(layout.output).iterdir()) == ["manifest.parquet"]
