@@ -57,11 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except BeamcamError as error:
         return _complain(error, 1)
-    except KeyboardInterrupt:
-        return _complain("interrupted: what was committed is kept, and the same command goes on from there", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _complain(f"{type(error).__name__}: {error}", 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted: what was committed is kept, and the same command goes on from there", 130)
 
 
 def make_parser() -> argparse.ArgumentParser:

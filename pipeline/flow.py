@@ -40,6 +40,7 @@ def process_shards(
     layout: RunLayout,
     progress: Callable[[int], None] = lambda _: None,
     find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None,
+    claim: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Explains shards and commits each, without a pause from one to the next.
 
@@ -53,6 +54,7 @@ def process_shards(
         progress: called with the number of images finished since the last call.
         find_commit: called with a shard's number before it is committed: its marker if another job has committed it;
             raises if the run is not this job's any more.
+        claim: of the run; markers say it.
 
     Yields:
         The content of each shard's marker, which was written last: a shard is done if and only if it is there.
@@ -66,7 +68,8 @@ def process_shards(
     first = list(itertools.islice(shards, 1))
     outage = Outage()
     jobs = (
-        ShardJob(worker, layout, shard, find_commit, outage, ahead, behind) for shard in itertools.chain(first, shards)
+        ShardJob(worker, layout, shard, find_commit, claim, outage, ahead, behind)
+        for shard in itertools.chain(first, shards)
     )
     batch = worker.config.batch_size
     with (

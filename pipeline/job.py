@@ -85,11 +85,12 @@ def mend_run(
 
     configure_storage(config.storage_options, config.storage_timeout)
     parse_beam_options(beam_options)
+    config = as_decided_before(config)
     check_same_options(config)
     with contextlib.ExitStack() as held:
         plan = find_mended(config)
         if plan is None:
-            worker = _load_worker(as_decided_before(config))
+            worker = _load_worker(config)
             plan = plan_mending(worker.config, worker.metadata, held)
         return _finish(plan, beam_options, say)
 
@@ -114,7 +115,13 @@ def _finish(plan: Plan, beam_options: list[str], say: Callable[[str], None]) -> 
             if "KeyboardInterrupt" in str(error):  # Beam wraps even that
                 raise KeyboardInterrupt from error
             raise RunError(_broken_off(plan, error)) from error
-    return finish_run(plan, time.monotonic() - start)
+    try:
+        return finish_run(plan, time.monotonic() - start)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"every shard is committed, but the run could not be summed up: {type(error).__name__}: {error}. "
+            "The same command goes on from there"
+        ) from error
 
 
 def find_finished(config: RunConfig, listing: Listing) -> Plan | None:
@@ -126,6 +133,7 @@ def find_finished(config: RunConfig, listing: Listing) -> Plan | None:
     layout = RunLayout(config.output)
     with as_config_errors(f"the output folder {config.output!r} cannot be reached"):
         found = read_run_metadata(layout)
+    with as_config_errors("what a finished run is told by cannot be read"):
         config = as_decided_before(config)
         if found is None or found["config"] != json.dumps(config.identity(), sort_keys=True):
             return None
@@ -149,6 +157,8 @@ def check_since(config: RunConfig, metadata: Mapping[str, str]) -> Iterator[str]
     """
     if config.since is None:
         return
+    if RunLayout(config.since).output == RunLayout(config.output).output:
+        raise ConfigError("--since is an earlier run, and --output a new one: they are the same folder")
     with as_config_errors(f"--since {config.since!r} cannot be reached"):
         earlier = read_run_metadata(RunLayout(config.since))
     note = check_earlier(config, metadata, earlier)
@@ -211,20 +221,20 @@ def _counting(plan: Plan) -> Callable[[], int]:
     def count() -> int:
         here = before + images_done.value - first
         if here == before and time.monotonic() - state["looked"] > 5:
-            marked = sum(map(plan.size_of, marked_shards(plan.layout)))
-            state.update(markers=marked, looked=time.monotonic())
+            state["looked"] = time.monotonic()
+            with contextlib.suppress(OSError):
+                state["markers"] = sum(map(plan.size_of, marked_shards(plan.layout)))
         return max(here, int(state["markers"]))
 
     return count
 
 
 def _broken_off(plan: Plan, error: Exception) -> str:
-    done = len(committed_shards(plan.layout, plan.metadata))
-    reason = describe_cause(error)
-    return (
-        f"the job broke off: {reason}. {done} of {plan.n_shards} shards are committed and kept; "
-        "the same command goes on from there"
-    )
+    try:
+        kept = f"{len(committed_shards(plan.layout, plan.metadata))} of {plan.n_shards} shards are committed and kept"
+    except OSError:  # the very store that is away
+        kept = "What is committed is kept"
+    return f"the job broke off: {describe_cause(error)}. {kept}; the same command goes on from there"
 
 
 def describe_cause(error: Exception) -> str:

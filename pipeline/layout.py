@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ class RunLayout:
     MANIFEST = "manifest.parquet"
     SUMMARY = "run.json"
     FOLDERS = ("records", "failures", "overlays", "shards")
+
+    def __post_init__(self) -> None:
+        # Listings spell uris in the store's way, and are compared with ours. A store that is not there is told later.
+        with contextlib.suppress(OSError):
+            if not storage.is_local(self.output):
+                object.__setattr__(self, "output", storage.canonical(self.output).rstrip("/"))
 
     def uri(self, path: str) -> str:
         """The uri of a path below the run; overlays of another run that are carried over have a uri already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import IO
 
 from pipeline import storage
 from pipeline.errors import ConfigError
@@ -37,7 +38,7 @@ def hold_run(layout: RunLayout) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(path: str, layout: RunLayout) -> Iterator[None]:
     while True:
-        with open(path, "rb") as file:  # noqa: PTH123 - its number is wanted
+        with _opened(path, layout) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -49,6 +50,22 @@ def _locked(path: str, layout: RunLayout) -> Iterator[None]:
                 yield
                 return
             # Between the opening and the locking the file may have been replaced.
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # noqa: PTH116
+            if _is_still(path, file):
                 yield
                 return
+
+
+def _opened(path: str, layout: RunLayout) -> IO[bytes]:
+    try:
+        return open(path, "r+b" if os.access(path, os.W_OK) else "rb")  # noqa: PTH123 - NFS locks for writing only
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"another job has removed the run in {layout.output!r} at this very moment: try again"
+        ) from error
+
+
+def _is_still(path: str, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))  # noqa: PTH116
+    except FileNotFoundError:
+        return False

@@ -93,6 +93,23 @@ MANIFEST = pa.schema(
 EARLIER = pa.field("earlier_shard", pa.int32())  # only where there is an earlier run
 
 
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[pq.ParquetFile]:
+    """A file to be read; what Arrow says of damage is a ValueError, though to Arrow some of it is an OSError."""
+    with storage.open_file(uri) as file, _damage():
+        yield pq.ParquetFile(file)
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None or isinstance(error, storage.UnavailableError):
+            raise
+        raise ValueError(f"damaged: {error}") from error
+
+
 def encode_records(records: Iterable[Record], metadata: dict[str, str]) -> bytes:
     """The Parquet file of a shard's records."""
     return _encode([_record_row(record) for record in records], RECORDS, metadata)
@@ -143,8 +160,7 @@ def copy_manifest(
 
 def read_manifest_shard(uri: str, shard: int) -> list[Entry]:
     """The entries of one shard, read from its row group alone."""
-    with storage.open_file(uri) as file:
-        parquet = pq.ParquetFile(file)
+    with _opened(uri) as parquet:
         table = parquet.read_row_group(_group_of(shard, parquet))
         return [_entry(row) for row in table.filter(pc.equal(table["shard"], shard)).to_pylist()]
 
@@ -157,8 +173,7 @@ def read_manifest(uri: str) -> Iterator[Entry]:
 
 def read_manifest_shards(uri: str) -> Iterator[tuple[int, list[Entry]]]:
     """All entries by shard, with its number, a few shards in memory at a time."""
-    with storage.open_file(uri) as file:
-        parquet = pq.ParquetFile(file)
+    with _opened(uri) as parquet:
         for group in range(parquet.num_row_groups):
             rows = parquet.read_row_group(group).to_pylist()
             for shard, of_shard in itertools.groupby(rows, key=operator.itemgetter("shard")):
@@ -167,14 +182,14 @@ def read_manifest_shards(uri: str) -> Iterator[tuple[int, list[Entry]]]:
 
 def count_rows(uri: str) -> int:
     """How many rows a file has."""
-    with storage.open_file(uri) as file:
-        return pq.read_metadata(file).num_rows
+    with _opened(uri) as parquet:
+        return parquet.metadata.num_rows
 
 
 def read_metadata(uri: str) -> dict[str, str]:
     """What this project wrote into a file's footer, without the prefix."""
-    with storage.open_file(uri) as file:
-        return own_metadata(pq.read_schema(file))
+    with _opened(uri) as parquet:
+        return own_metadata(parquet.schema_arrow)
 
 
 def own_metadata(schema: pa.Schema) -> dict[str, str]:
@@ -196,8 +211,8 @@ def read_records(uri: str, ids: Collection[str] | None = None) -> Iterator[Recor
 
 def read_overlay_names(uri: str) -> list[str]:
     """The overlays that the records of one file name, as they name them."""
-    with storage.open_file(uri) as file:
-        maps = pq.ParquetFile(file).read(columns=["maps.list.element.overlay"])["maps"]
+    with _opened(uri) as parquet:
+        maps = parquet.read(columns=["maps.list.element.overlay"])["maps"]
     return pc.drop_null(pc.struct_field(pc.list_flatten(maps), "overlay")).to_pylist()
 
 
@@ -209,8 +224,8 @@ def read_failures(uri: str) -> Iterator[Failure]:
 
 def read_table(uri: str) -> pa.Table:
     """A Parquet file as an Arrow table."""
-    with storage.open_file(uri) as file:
-        return pq.ParquetFile(file).read()
+    with _opened(uri) as parquet:
+        return parquet.read()
 
 
 def parse_table(data: bytes, max_rows: int, max_bytes: int) -> pa.Table:

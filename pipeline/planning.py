@@ -128,8 +128,7 @@ def estimate_run(config: RunConfig, overwrite: bool = False) -> Iterator[str]:
         start = time.perf_counter() - began
         yield from check_labels(worker, listing.labels)
         yield from check_since(worker.config, worker.metadata)
-        there = check_output(worker.config, listing, worker.metadata, overwrite)
-        resumes = there and not overwrite
+        resumes = check_output(worker.config, listing, worker.metadata, overwrite) is not None and not overwrite
         plan = read_plan(worker.config, resumes) if resumes else new_plan(worker.config, listing, worker.metadata)
         yield describe_plan(plan)
         if plan.n_duplicates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -94,20 +95,26 @@ def plan_run(
             holds something else, or cannot be written.
     """
     layout, held = RunLayout(config.output), held or contextlib.ExitStack()
-    there = check_output(config, listing, metadata, overwrite)
-    if there:
+    found = check_output(config, listing, metadata, overwrite)
+    if found is not None:
         held.enter_context(hold_run(layout))
-    begins = not there or overwrite
-    if there and overwrite:
-        with as_config_errors(f"the run in {config.output!r} cannot be removed"):
-            remove_run(layout)
+    begins = found is None or overwrite
     if begins:
-        begins = _start_run(config, layout, listing, metadata)
+        with _write_manifest(config, listing, metadata) as manifest:
+            if found is not None:
+                remove_run(layout)
+            with as_config_errors(f"the output folder {config.output!r} cannot be written"):
+                begins = storage.create_file(layout.uri(layout.MANIFEST), manifest)
         held.enter_context(hold_run(layout))
+        if begins and found is not None:
+            remove_files(layout)  # what a job on the old run has written meanwhile, which knows by now that it is gone
         if not begins:  # another job was faster: this one helps it, or is refused
-            check_output(config, listing, metadata)
+            found = check_output(config, listing, metadata)
     storage.remove_temporaries(config.output)
-    return read_plan(config, resumed=there or not begins)
+    plan = read_plan(config, resumed=found is not None)
+    if not begins and (found is None or claim_of(plan.metadata) != claim_of(found)):
+        raise ConfigError(f"the run in {config.output!r} was overwritten by another job at this very moment: try again")
+    return plan
 
 
 def config_of_run(uri: str) -> RunConfig:
@@ -172,8 +179,13 @@ def plan_mending(config: RunConfig, metadata: dict[str, str], held: contextlib.E
     return read_plan(config, resumed=True, mending=True)
 
 
-def check_output(config: RunConfig, listing: Listing, metadata: dict[str, str], overwrite: bool = False) -> bool:
-    """Whether the output folder holds a run that this job may go on with; writes nothing.
+def check_output(
+    config: RunConfig, listing: Listing, metadata: dict[str, str], overwrite: bool = False
+) -> dict[str, str] | None:
+    """What the manifest of the run in the output folder says, which this job may go on with; writes nothing.
+
+    Returns:
+        None if there is no run.
 
     Raises:
         ConfigError: it holds a run that the job may not touch, or something that is no run.
@@ -187,7 +199,9 @@ def check_output(config: RunConfig, listing: Listing, metadata: dict[str, str], 
             f"the output folder {config.output!r} holds {', '.join(strangers)} but no manifest of a run: "
             "choose an empty folder"
         )
-    if there:
+    if not there:
+        return None
+    with as_config_errors(f"the run in {config.output!r} cannot be read"):
         found = read_run_metadata(layout)
         if found is None:
             raise ConfigError(
@@ -196,7 +210,7 @@ def check_output(config: RunConfig, listing: Listing, metadata: dict[str, str], 
             )
         if not overwrite:
             _check_same_run(config, layout, listing, metadata, found)
-    return there
+    return found
 
 
 def new_plan(config: RunConfig, listing: Listing, metadata: dict[str, str]) -> Plan:
@@ -237,7 +251,7 @@ def committed_shards(layout: RunLayout, metadata: dict[str, str]) -> dict[int, d
     done = {}
     for content in storage.read_many(uris):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            marker = json.loads(content)
+            marker = json.loads(content or b"")
             number = int(marker["shard"])
             files = {layout.uri(layout.records(number)), layout.uri(layout.failures(number))}
             if files <= there and is_of_run(marker, metadata):
@@ -275,8 +289,9 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
         RunError: a shard is missing, or records and failures do not add up to the input.
     """
     layout = plan.layout
-    if not plan.pending and storage.exists(layout.uri(layout.SUMMARY)):
-        return read_summary(layout)
+    if not plan.pending:
+        with contextlib.suppress(RunError):  # none, or a damaged one
+            return read_summary(layout)
     markers = read_markers(layout, range(plan.n_shards))
     summary = summarize(plan.config, plan.metadata, markers, seconds, len(plan.pending))
     if summary["records"] + summary["failures"] != plan.n_images:
@@ -292,15 +307,22 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
 
 def remove_run(layout: RunLayout) -> None:
     """Removes a run's files and nothing else; the manifest last, so that a removal cut short can be repeated."""
+    remove_files(layout)
     with as_config_errors(f"the run in {layout.output!r} cannot be removed"):
-        for folder in layout.FOLDERS:
-            storage.remove_folder(layout.uri(folder))
         for name in (layout.SUMMARY, layout.MANIFEST):
             storage.remove_file(layout.uri(name))
 
 
-def _start_run(config: RunConfig, layout: RunLayout, listing: Listing, metadata: dict[str, str]) -> bool:
-    """Writes the manifest; False if another job has done so meanwhile."""
+def remove_files(layout: RunLayout) -> None:
+    """Removes all that a run's shards have written."""
+    with as_config_errors(f"the run in {layout.output!r} cannot be removed"):
+        for folder in layout.FOLDERS:
+            storage.remove_folder(layout.uri(folder))
+
+
+@contextlib.contextmanager
+def _write_manifest(config: RunConfig, listing: Listing, metadata: dict[str, str]) -> Iterator[str]:
+    """The manifest of a new run, in a local file."""
     plan = new_plan(config, listing, metadata)
     facts = {
         "n_images": str(plan.n_images),
@@ -309,15 +331,16 @@ def _start_run(config: RunConfig, layout: RunLayout, listing: Listing, metadata:
         "input_digest": listing.digest,
         "config": json.dumps(config.identity(), sort_keys=True),
         "jit": config.jit,
+        "begun": uuid.uuid4().hex,  # so that a job knows a run that replaced its own, though it be of the same options
     }
     find_earlier = None
     if config.since is not None:
         facts["since"] = config.since
-        find_earlier = EarlierShards(RunLayout(config.since)).find
+        with as_config_errors(f"the manifest of --since {config.since!r} cannot be read"):
+            find_earlier = EarlierShards(RunLayout(config.since)).find
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
         parquet.copy_manifest(listing.path, file.name, metadata | facts, find_earlier)
-        with as_config_errors(f"the output folder {config.output!r} cannot be written"):
-            return storage.create_file(layout.uri(layout.MANIFEST), file.name)
+        yield file.name
 
 
 def _check_same_run(

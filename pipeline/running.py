@@ -16,7 +16,10 @@ from pipeline.errors import RunError
 from pipeline.layout import RunLayout
 from pipeline.records import Shard
 
-_CLAIMS = ("config_digest", "model_digest", "class_names", "input_digest", "n_images", "since")
+_CLAIMS = ("config_digest", "model_digest", "class_names", "input_digest", "n_images", "since", "begun")
+
+
+_NEEDED = ("config", "config_digest", "model_digest", "class_names", "schema_version", "n_images", "n_shards")
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,19 @@ def read_run_metadata(layout: RunLayout) -> dict[str, str] | None:
         metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
     except (FileNotFoundError, NotADirectoryError, ValueError):  # Arrow's errors are ValueErrors
         return None
-    return metadata if {"config", "schema_version", "n_images"} <= set(metadata) else None
+    return metadata if set(_NEEDED) <= set(metadata) else None
 
 
 def claim_of(metadata: dict[str, str]) -> str:
-    """A digest of what decides a run's content: two jobs of the same claim write the same files."""
+    """A digest of what decides a run's content, and of its beginning: jobs of one claim work on the same run."""
     return hashlib.sha256(json.dumps([metadata.get(name) for name in _CLAIMS]).encode()).hexdigest()
 
 
 def is_of_run(marker: Any, metadata: dict[str, str]) -> bool:
     """Whether a marker's content is one, and of the run with this manifest."""
-    with contextlib.suppress(KeyError, TypeError):
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        if marker.get("claim", claim_of(metadata)) != claim_of(metadata):  # older markers have none
+            return False
         return all(marker[name] == metadata[name] for name in ("config_digest", "model_digest"))
     return False
 

@@ -102,6 +102,7 @@ class ShardJob:
     layout: RunLayout
     shard: Shard
     find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None
+    claim: str = ""  # of the run, see `running`
     outage: Outage = field(default_factory=Outage)
     ahead: threading.Semaphore = field(default_factory=threading.Semaphore)  # processors for loading
     behind: threading.Semaphore = field(default_factory=threading.Semaphore)  # and for making records
@@ -169,7 +170,13 @@ class ShardJob:
         except ImageError as error:
             return _failure(loaded.entry, error)
         columns = self._columns(loaded.entry, item.batch.targets[item.row])
-        maps = tuple(self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns)
+        try:
+            maps = tuple(self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns)
+        except (OSError, RunError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an image that trips us up costs no other
+            self._drop_overlays(loaded.entry)
+            return _failure(loaded.entry, _blame("explain", error))
         kept, classes = _keep_logits(logits, self.config.top_logits)
         return Record(
             loaded.entry.id,
@@ -197,11 +204,12 @@ class ShardJob:
             self.watch.time("write", storage.write_bytes, self.layout.uri(path), data)
         marker = {
             "shard": self.number,
+            "claim": self.claim,
             "config_digest": self.config.digest(),
             "model_digest": self.worker.model_digest,
             "inputs": len(self.entries),
             "records": len(records),
-            "carried": sum(record is self.shard.known.get(record.id) for record in records),
+            "carried": sum(map(self._is_carried, records)),
             "failures": len(failures),
             "failures_by_type": count_by_type(failures),
             "overlays": len(self.overlays),
@@ -213,8 +221,20 @@ class ShardJob:
             **self.watch.to_dict(),
         }
         self.find_commit(self.number)  # raises if another job took the run over, which then finds no marker of ours
-        storage.write_bytes(self.layout.uri(self.layout.marker(self.number)), json.dumps(marker, indent=1).encode())
+        uri, content = self.layout.uri(self.layout.marker(self.number)), json.dumps(marker, indent=1).encode()
+        if not storage.create_bytes(uri, content):
+            # Another job commits the shard at this very time, or a damaged marker lies there. The files may be a
+            # mixture of both: the job that comes second writes all of them.
+            for path, data in files.items():
+                storage.write_bytes(self.layout.uri(path), data)
+            storage.write_bytes(uri, content)
         return marker
+
+    def _is_carried(self, record: Record) -> bool:
+        """Whether a record was taken over from another run."""
+        if self.shard.mending:
+            return any(values.overlay and storage.is_absolute(values.overlay) for values in record.maps)
+        return record is self.shard.known.get(record.id)
 
     def _read(self, uri: str) -> bytes:
         try:
@@ -236,6 +256,12 @@ class ShardJob:
         self.outage.answered()
         return data
 
+    def _drop_overlays(self, entry: Entry) -> None:
+        """Removes the overlays of an image that has no record after all."""
+        for path in [path for path in self.overlays if entry.id in path]:
+            del self.overlays[path]
+            storage.remove_file(self.layout.uri(path))
+
     def _keep_overlays(self, record: Record) -> bool:
         """Books the overlays of a record that stays; False if one of them is gone or damaged."""
         paths = {values.overlay for values in record.maps if values.overlay is not None}
@@ -245,7 +271,9 @@ class ShardJob:
             for path in own:
                 data = self.watch.time("read", storage.read_bytes, self.layout.uri(path))
                 shown[path] = fingerprint(data)
-        except FileNotFoundError:
+        except storage.UnavailableError as error:
+            raise RunError(f"an overlay of a record that is to stay cannot be read: {error}") from error
+        except OSError:
             return False
         if None in shown.values():  # damaged
             return False

@@ -28,6 +28,7 @@ __all__ = [
     "TEMPORARY",
     "UnavailableError",
     "absolute",
+    "canonical",
     "configure",
     "create_bytes",
     "create_file",
@@ -121,9 +122,16 @@ def open_file(uri: str) -> Any:
     return io.BufferedReader(_ObjectFile(uri), 1 << 20)
 
 
-def read_many(uris: Sequence[str], threads: int = _AT_ONCE) -> list[bytes]:
-    """The contents of many small files, read at the same time."""
-    return list(_at_once(read_bytes, uris, threads))
+def read_many(uris: Sequence[str], threads: int = _AT_ONCE) -> list[bytes | None]:
+    """The contents of many small files, read at the same time; None of those that are not there."""
+    return list(_at_once(_read_if_there, uris, threads))
+
+
+def _read_if_there(uri: str) -> bytes | None:
+    try:
+        return read_bytes(uri)
+    except FileNotFoundError:
+        return None
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -242,9 +250,7 @@ def download(uri: str, folder: str) -> str:
         _copy_object(uri, target)
         return str(target)
     base = uri.rstrip("/") + "/"
-    copies = {
-        name: target / _canonical(name).removeprefix(_canonical(base)) for name in list_files(uri, recursive=True)
-    }
+    copies = {name: target / canonical(name).removeprefix(canonical(base)) for name in list_files(uri, recursive=True)}
     for name, copy in copies.items():
         if ".." in copy.parts:
             raise OSError(f"{name}: a name with '..' is not copied, since it could lie outside {str(target)!r}")
@@ -399,8 +405,8 @@ def _by_name(infos: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {info["name"]: info for info in infos}
 
 
-def _canonical(uri: str) -> str:
-    """One spelling of each object's uri."""
+def canonical(uri: str) -> str:
+    """One spelling of each object's uri, as listings tell it: gs:// for gcs://."""
     store, path = open_store(uri)
     return store.unstrip_protocol(path) + "/" * (uri.endswith("/") and not path.endswith("/"))
 

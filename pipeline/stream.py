@@ -72,11 +72,11 @@ class Stream(Generic[T, U]):
 
     def _arriving(self) -> Iterator[T]:
         while True:
+            if self._stopped.is_set():
+                raise RuntimeError("the stream was stopped")
             try:
                 item = self._items.get(timeout=0.5)
             except queue.Empty:
-                if self._stopped.is_set():
-                    raise RuntimeError("the stream was stopped") from None
                 continue
             if item is _END:
                 return

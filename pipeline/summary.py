@@ -110,7 +110,9 @@ def remove_orphans(layout: RunLayout, n_shards: int) -> None:
     while some := list(itertools.islice(found, 10_000)):
         is_named = named.contains(hash_names(uri.removeprefix(base) for uri in some))
         for uri in itertools.compress(some, ~is_named):
-            if is_overlay(uri.removeprefix(base)):  # a link may have led here; and other people's files stay
+            if uri.startswith(base) and is_overlay(
+                uri.removeprefix(base)
+            ):  # a link may have led here; and other people's files stay
                 storage.remove_file(uri)
 
 

@@ -38,6 +38,7 @@ class ProcessShardsDoFn(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Opens the stream that the bundle's shards flow through, so that no shard waits for the one before it."""
+        self.teardown()  # that of a bundle that was given up
         self.stream = Stream[int, Marker](self._process)
 
     def process(self, shard: int) -> Iterator[Marker]:
@@ -55,7 +56,8 @@ class ProcessShardsDoFn(beam.DoFn):
 
     def _process(self, numbers: Iterator[int]) -> Iterator[Marker]:
         shards = self.job.read_shards(numbers)
-        return process_shards(shards, self.worker, self.job.layout, images_done.add, self.job.find_commit)
+        job = self.job
+        return process_shards(shards, self.worker, job.layout, images_done.add, job.find_commit, job.claim)
 
     def _count(self, markers: Iterator[Marker]) -> Iterator[Marker]:
         for marker in markers:

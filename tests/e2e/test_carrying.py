@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import ConfigError, RunConfig, open_run, run_job
+from pipeline import ConfigError, RunConfig, RunError, open_run, run_job, storage
 from pipeline.cli import main
 from pipeline.job import describe_cause, mend_run
+from pipeline.layout import RunLayout
 from pipeline.run import config_of_run
 from pipeline.verify import verify_run
 from pipeline.worker import Worker
@@ -216,14 +217,16 @@ def test_failures_are_tried_again_in_place_and_nothing_else_is(config, images, e
     make_picture(images / "03.png", 3)
     make_picture(images / "12.png", 12)
     make_picture(images / "04.png", 444)  # changed meanwhile: its record stays
-    untouched = Path(config.output, "records/part-00001.parquet").stat()
+    untouched = Path(config.output, "records/part-00001.parquet")
+    before = untouched.stat()
     kept = {row["uri"]: row for row in rows(config.output)}
     explained.clear()
     summary = mend_run(config_of_run(config.output), [])
     assert sum(explained) == 2
     assert (summary["records"], summary["failures"]) == (13, 1)
     assert summary["failures_by_type"] == {"decode:NotAnImage": 1}
-    assert Path(config.output, "records/part-00001.parquet").stat() == untouched
+    after = untouched.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list(verify_run(config.output)) == []
     mended = {row["uri"]: row for row in rows(config.output)}
     assert {uri: mended[uri] for uri in kept} == kept
@@ -296,6 +299,66 @@ def test_a_retry_is_of_the_runs_own_configuration(config, changes, message) -> N
     with pytest.raises(ConfigError, match=message):
         mend_run(dataclasses.replace(config_of_run(config.output), **changes), [])
     assert list(verify_run(config.output)) == []
+
+
+def test_a_damaged_file_of_records_is_made_anew_and_costs_no_other_shard(config, images, explained) -> None:
+    (images / "03.png").write_bytes(b"")
+    (images / "12.png").write_bytes(b"")
+    run_job(config, [])
+    part = Path(config.output, "records/part-00000.parquet")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    part.write_bytes(data)
+    make_picture(images / "12.png", 12)
+    explained.clear()
+    assert mend_run(config_of_run(config.output), [])["records"] == 13
+    assert sum(explained) == 4 + 1
+    assert list(verify_run(config.output)) == []
+
+
+def test_an_overlay_that_cannot_be_read_costs_no_record(config, images, monkeypatch) -> None:
+    (images / "03.png").write_bytes(b"")
+    run_job(config, [])
+    overlay = Path(config.output, next(iter(open_run(config.output))).maps[0].overlay)
+    read = storage.read_bytes
+
+    def fail(uri: str, limit: int | None = None) -> bytes:
+        if uri == str(overlay):
+            raise error
+        return read(uri, limit)
+
+    monkeypatch.setattr(storage, "read_bytes", fail)
+    error: OSError = storage.UnavailableError("no answer")
+    with pytest.raises(RunError, match="an overlay of a record that is to stay cannot be read: no answer"):
+        mend_run(config_of_run(config.output), [])
+    error = PermissionError(13, "not yours")
+    assert mend_run(config_of_run(config.output), [])["records"] == 13  # explained anew
+    monkeypatch.undo()
+    assert list(verify_run(config.output)) == []
+
+
+def test_a_run_is_not_since_itself(config) -> None:
+    run_job(config, [])
+    with pytest.raises(ConfigError, match="they are the same folder"):
+        run_job(dataclasses.replace(config, since=config.output), [], overwrite=True)
+    assert list(verify_run(config.output)) == []
+
+
+@pytest.mark.parametrize("output", ["memory://night/run", "memory:///night/run"])
+def test_a_run_is_gone_on_with_however_its_uri_is_spelled(config, output, explained) -> None:
+    config = dataclasses.replace(config, output=output)
+    storage.remove_folder(output)
+    run_job(config, [])
+    layout = RunLayout(output)
+    before = storage.list_files(layout.uri("overlays"), recursive=True)
+    storage.remove_file(layout.uri(layout.marker(1)))
+    storage.remove_file(layout.uri(layout.SUMMARY))
+    storage.write_bytes(layout.uri(f"overlays/00/{'0' * 32}-gradcam-1.png"), b"of an attempt that was killed")
+    explained.clear()
+    assert run_job(config, [])["overlays"] == 14
+    assert sum(explained) == 5
+    assert storage.list_files(layout.uri("overlays"), recursive=True) == before
+    assert list(verify_run(output)) == []
 
 
 # The command line

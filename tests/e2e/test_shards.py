@@ -1,5 +1,7 @@
 """Shards as a stream: nothing waits for a commit, batches stay inside their shard, and every second is booked."""
 
+import dataclasses
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -221,6 +223,42 @@ def test_a_shard_that_another_job_has_committed_is_left_as_it_is(worker, entries
     assert markers[1] is theirs
     assert {path.stem for path in tmp_path.glob("shards/*")} == {"00000", "00002"}
     assert {path.stem for path in tmp_path.glob("records/*")} == {"part-00000", "part-00002"}
+
+
+def test_of_two_jobs_that_commit_at_once_the_second_writes_all_files(worker, entries, tmp_path) -> None:
+    layout = RunLayout(str(tmp_path))
+
+    def find_commit(number: int) -> None:
+        calls.append(number)
+        if len(calls) == 2:  # between our files and our marker: theirs
+            storage.write_bytes(layout.uri(layout.records(0)), b"their records")
+            storage.write_bytes(layout.uri(layout.marker(0)), b"{}")
+
+    calls: list[int] = []
+    (marker,) = process_shards(cut(entries[:5], 5), worker, layout, find_commit=find_commit, claim="ours")
+    assert json.loads(Path(layout.uri(layout.marker(0))).read_text()) == marker
+    assert marker["claim"] == "ours"
+    for path, told in marker["files"].items():
+        assert hashlib.sha256(Path(layout.uri(path)).read_bytes()).hexdigest() == told["sha256"]
+
+
+def test_an_image_that_trips_the_recorder_up_leaves_no_overlay(worker, entries, tmp_path, monkeypatch) -> None:
+    localize, calls = shard.ShardJob._localize, []
+
+    def trip(job, item, values, target):
+        calls.append(item.loaded.entry.uri)
+        if (
+            item.loaded.entry == entries[2] and calls.count(entries[2].uri) == 2
+        ):  # its second map: the first one's overlay is written
+            raise ValueError("surprise")
+        return localize(job, item, values, target)
+
+    monkeypatch.setattr(shard.ShardJob, "_localize", trip)
+    config = dataclasses.replace(worker.config, targets="top:2")
+    layout = RunLayout(str(tmp_path))
+    (marker,) = process_shards(cut(entries[:4], 4), Worker(config), layout)
+    assert (marker["records"], marker["failures_by_type"], marker["overlays"]) == (3, {"explain:ValueError": 1}, 6)
+    assert len(list(tmp_path.rglob("*.png"))) == 6
 
 
 def test_nothing_is_committed_to_a_run_that_another_job_has_taken(worker, entries, tmp_path) -> None:
