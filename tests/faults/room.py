@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,9 @@ def run_room(settings: Settings) -> Iterator[Outcome]:
         yield Outcome("room", what, asked, (), left_out=why)
     else:
         yield settings.measure("room", what, asked, "local", room_rounds, work, rounds)
+
+
+ATTEMPTS = 5  # at a moment in time
 
 
 def room_rounds(work: Workplace, place: Place, rounds: int, chance: random.Random) -> Iterator[Round]:
@@ -55,11 +59,16 @@ def full(work: Workplace, place: Place, disk: Path, chance: random.Random) -> Ro
 
 def unwritable(work: Workplace, place: Place, disk: Path, chance: random.Random) -> Round:
     """Somewhere on the way the folder cannot be written to any more; then it can."""
-    running = work.job(place.root).start()
-    shards = chance.randrange(1, work.n_shards // 2)
-    wait_for(lambda: len(place.names("shards")) >= shards, running)
-    changed = remount(disk, "ro")
-    ended = running.wait()
+    for _ in range(ATTEMPTS):
+        running = work.job(place.root).start()
+        shards = chance.randrange(1, max(2, work.n_shards // 4))
+        wait_for(lambda: len(place.names("shards")) >= shards, running)
+        changed = remount(disk, "ro")
+        ended = running.wait()
+        if ended.code != 0:
+            break
+        remount(disk, "rw")  # it was over before: all anew
+        shutil.rmtree(place.root)
     problems = [*judge(ended, "Read-only file system"), *intact(work, place)]
     kept = len(place.names("shards"))
     remount(disk, "rw")
