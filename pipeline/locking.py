@@ -46,7 +46,7 @@ def _locked(path: str, layout: RunLayout) -> Iterator[None]:
                     f"another job is at work on the run in {layout.output!r}: wait until it has ended, or choose "
                     "another folder"
                 ) from error
-            except OSError:  # a file system without locks: as on an object store
+            except OSError:  # a file system without locks, or NFS, which has them for writers: as on an object store
                 yield
                 return
             # Between the opening and the locking the file may have been replaced.
@@ -57,7 +57,8 @@ def _locked(path: str, layout: RunLayout) -> Iterator[None]:
 
 def _opened(path: str, layout: RunLayout) -> IO[bytes]:
     try:
-        return open(path, "r+b" if os.access(path, os.W_OK) else "rb")  # noqa: PTH123 - NFS locks for writing only
+        # For reading alone: a file that is open for writing would keep its disk from being made read-only.
+        return open(path, "rb")  # noqa: PTH123
     except FileNotFoundError as error:
         raise ConfigError(
             f"another job has removed the run in {layout.output!r} at this very moment: try again"

@@ -61,8 +61,7 @@ def unwritable(work: Workplace, place: Place, disk: Path, chance: random.Random)
     """Somewhere on the way the folder cannot be written to any more; then it can."""
     for _ in range(ATTEMPTS):
         running = work.job(place.root).start()
-        shards = chance.randrange(1, max(2, work.n_shards // 4))
-        wait_for(lambda: len(place.names("shards")) >= shards, running)
+        wait_for(lambda: place.has("shards/00000.json"), running)
         changed = remount(disk, "ro")
         ended = running.wait()
         if ended.code != 0:
