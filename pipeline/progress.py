@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -39,15 +40,9 @@ def show_progress(total: int, done: Callable[[], int], interval: float = 0.5) ->
         done: how many are finished, counted anew at each call.
         interval: seconds between two looks on a terminal; a log gets a line every twenty times that.
     """
-    stop = threading.Event()
     watch = _watch_terminal if sys.stderr.isatty() else _watch_log
-    thread = threading.Thread(target=watch, args=(total, done, interval, stop), daemon=True)
-    thread.start()
-    try:
+    with _watching(watch, total, done, interval):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @contextmanager
@@ -60,20 +55,27 @@ def show_count(what: str, done: Callable[[], int], after: float = 3.0, interval:
         after: seconds before anything is shown.
         interval: seconds between two looks on a terminal; a log gets a line every twenty times that.
     """
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch_count, args=(what, done, after, interval, stop), daemon=True)
-    thread.start()
-    try:
+    with _watching(_watch_count, what, done, after, interval):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def tell(line: str) -> None:
     """Says on standard error what is going on, which is no part of a command's result."""
     sys.stderr.write(shown(line) + "\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def _watching(watch: Callable[..., None], *args: Any) -> Iterator[None]:
+    """Runs `watch` in a thread while the block runs; its last argument is the event that ends it."""
+    stop = threading.Event()
+    thread = threading.Thread(target=watch, args=(*args, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _watch_terminal(total: int, done: Callable[[], int], interval: float, stop: threading.Event) -> None:
