@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 16  # images that are read at a time from an object store, which answers late, and overlays written to it
 
+UNAFFECTED = (
+    64  # images beyond a batch that go on while one of them waits for an object store: half a second of a model
+)
+
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Threads that compute at a time on either side of the model; more would take turns, and a tenth of the time for it."""
 
@@ -45,7 +49,8 @@ def process_shards(
     """Explains shards and commits each, without a pause from one to the next.
 
     Reading and decoding run ahead of the model in threads, into the next shard if need be; what follows the model runs
-    behind it. A batch and sixteen images are alive ahead of the model, and a batch behind it.
+    behind it. A batch and sixteen images are alive ahead of the model, and a batch behind it; on the side of an object
+    store, where one request in a hundred takes ten times as long as the others, a batch and sixty-four.
 
     Args:
         shards: their images.
@@ -72,17 +77,15 @@ def process_shards(
         for shard in itertools.chain(first, shards)
     )
     batch = worker.config.batch_size
-    with (
-        _pool_for([*worker.config.images, *(entry.uri for shard in first for entry in shard.entries)]) as loaders,
-        _pool_for([layout.output]) as recorders,
-        ThreadPoolExecutor(1) as committer,
-    ):
+    sources = [*worker.config.images, *(entry.uri for shard in first for entry in shard.entries)]
+    read_afar, write_afar = (not all(map(storage.is_local, uris)) for uris in (sources, [layout.output]))
+    with _pool(read_afar) as loaders, _pool(write_afar) as recorders, ThreadPoolExecutor(1) as committer:
         tasks = ((job, entry) for job in jobs for entry in job.entries)
-        loaded = map_ahead(loaders, lambda task: (task[0], attempt(*task, ShardJob.load)), tasks, batch + IN_FLIGHT)
+        limit = batch + (UNAFFECTED if read_afar else IN_FLIGHT)
+        loaded = map_ahead(loaders, lambda task: (task[0], attempt(*task, ShardJob.load)), tasks, limit)
         explained = explain(loaded)
-        outcomes = map_ahead(
-            recorders, lambda task: (task[0], attempt(*task, ShardJob.make_record)), explained, max(2, batch)
-        )
+        limit = max(2, batch) + (UNAFFECTED if write_afar else 0)
+        outcomes = map_ahead(recorders, lambda task: (task[0], attempt(*task, ShardJob.make_record)), explained, limit)
         complete = _collect(outcomes, progress)
         try:
             committed = map_ahead(
@@ -161,9 +164,9 @@ def map_ahead(
                 future.cancel()
 
 
-def _pool_for(uris: Iterable[str]) -> ThreadPoolExecutor:
+def _pool(afar: bool) -> ThreadPoolExecutor:
     """Threads for work on files: as many as compute, and more where they wait for an object store."""
-    return ThreadPoolExecutor(CORES if all(map(storage.is_local, uris)) else max(CORES, IN_FLIGHT))
+    return ThreadPoolExecutor(max(CORES, IN_FLIGHT) if afar else CORES)
 
 
 def _collect(

@@ -35,8 +35,8 @@ troubles: dict[str, int] = {"retries": 0, "hedges": 0, "timeouts": 0}
 
 _WAITS = {"wait_initial": 0.05, "wait_max": 20.0, "wait_jitter": 0.2}
 _KNOWN = 10  # requests after which it is known how long they take
-_UNKNOWN = 2.0  # seconds until a request is begun again, before that is known
-_BESIDE = 3  # of one request, at the same time
+_UNKNOWN = 1.0  # seconds until a request is begun again, before that is known
+_BESIDE = 3  # of one request, at the same time; those that failed do not count
 _SLOW, _LEAST = 4.0, 0.25  # times the 95th percentile of what others took; seconds
 
 T = TypeVar("T")
@@ -307,7 +307,7 @@ async def _race(call: Callable[[], Awaitable[T]], pace: _Pace, limit: float, rep
                 error = task.exception()
                 if error is None or not waiting or not is_transient(error):
                     return task.result()
-            if not done and repeatable and len(tasks) < _BESIDE and left > slow and pace.allows():
+            if not done and repeatable and len(waiting) < _BESIDE and left > slow and pace.allows():
                 _count("hedges")
                 tasks.append(asyncio.ensure_future(_timed(call, pace)))
                 waiting.add(tasks[-1])

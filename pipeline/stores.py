@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import io
 import json
 import logging
@@ -304,7 +305,9 @@ _BYTES = (bytes, bytearray, memoryview)
 
 @lru_cache(maxsize=1)
 def _gcs_class() -> type:
-    from gcsfs import GCSFileSystem
+    # Who has imported gcsfs before us got the class that asks for layouts under its usual name.
+    asks = os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"].lower() in ("true", "1")
+    GCSFileSystem: Any = importlib.import_module("gcsfs" if asks else "gcsfs.core").GCSFileSystem
 
     once = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)  # without retries of its own
 

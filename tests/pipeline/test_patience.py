@@ -312,6 +312,22 @@ def test_a_second_one_that_is_slow_or_fails_is_followed_by_a_third_and_no_fourth
     assert patience.troubles == {"retries": 1, "hedges": 6, "timeouts": 1}
 
 
+def test_requests_that_failed_make_room_for_others_beside_one_that_hangs() -> None:
+    known("s read")
+    patience._paces["s read"].spare = 10.0
+    begun = []
+
+    async def ask() -> str:
+        begun.append(len(begun))
+        if len(begun) in (2, 3):
+            raise ConnectionResetError
+        await asyncio.sleep(60.0 if len(begun) == 1 else 0.0)
+        return "fourth"
+
+    assert run(lambda: patiently_async("s read", ask, limit=5.0)) == "fourth"
+    assert patience.troubles == {"retries": 0, "hedges": 3, "timeouts": 0}
+
+
 def test_what_cannot_be_done_twice_is_begun_once() -> None:
     known("s create")
     asked = Requests(0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -261,6 +262,24 @@ def test_importing_storage_loads_no_store() -> None:
     program = "import sys, pipeline.storage\nprint(sorted({'gcsfs', 's3fs', 'aiohttp', 'botocore'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_whoever_imports_gcsfs_first_changes_nothing() -> None:
+    program = "import gcsfs\nfrom pipeline import stores\nprint(stores._gcs_class().__mro__[1].__module__)"
+    variables = {name: value for name, value in os.environ.items() if name != "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"}
+    for chosen, module in (({}, "gcsfs.core"), (LAYOUTS, "gcsfs.extended_gcsfs")):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**variables, **chosen},
+            check=True,
+        )
+        assert done.stdout.strip() == module
+
+
+LAYOUTS = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "true"}
 
 
 def test_errors_of_stores_are_told_without_their_secrets() -> None:
