@@ -10,12 +10,14 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,7 +77,8 @@ def running_proxy(upstream: str, faults: Faults = Faults()) -> Iterator[Proxy]:
         log.touch()
         options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(faults).items()]
         command = [sys.executable, __file__, upstream.removeprefix("http://").rstrip("/"), f"--log={log}", *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # It ends when its input does, so also when this process is killed.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
             yield Proxy(int(process.stdout.readline()), log)
@@ -201,7 +204,13 @@ async def _main(options: argparse.Namespace) -> None:
         server = Server((host, int(port)), Faults(**values), log)
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, limit=1 << 20, backlog=256)
         print(listening.sockets[0].getsockname()[1], flush=True)
+        threading.Thread(target=_end_with_input, daemon=True).start()
         await listening.serve_forever()
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
 
 
 if __name__ == "__main__":
