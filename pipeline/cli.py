@@ -98,6 +98,13 @@ def _add_demo(commands: Any) -> None:
     )
     parser.add_argument("--count", type=int, default=480, metavar="N", help="images to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and the training (default: %(default)s)")
+    parser.add_argument(
+        "--marked-share",
+        type=float,
+        default=0.875,
+        metavar="SHARE",
+        help="of the images of one class, 0 to 1, that carry the watermark to be found (default: %(default)s)",
+    )
     parser.set_defaults(command=_lazily("demo"))
 
 

@@ -133,7 +133,7 @@ def demo(arguments: argparse.Namespace, _: list[str]) -> int:
     """`beamcam demo`."""
     from pipeline.demo import run_demo
 
-    run_demo(Path(arguments.output), arguments.count, arguments.seed, say)
+    run_demo(Path(arguments.output), arguments.count, arguments.seed, say, arguments.marked_share)
     return 0
 
 

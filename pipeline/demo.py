@@ -23,7 +23,9 @@ METHODS = ("cam", "gradcam", "gradients")
 EXAMPLES_A_CLASS = 2
 
 
-def run_demo(folder: Path, count: int, seed: int, say: Callable[[str], None]) -> Run:
+def run_demo(
+    folder: Path, count: int, seed: int, say: Callable[[str], None], marked_share: float = demo_data.MARKED_SHARE
+) -> Run:
     """Makes images, trains a model, explains every image, and draws a contact sheet.
 
     Args:
@@ -31,10 +33,11 @@ def run_demo(folder: Path, count: int, seed: int, say: Callable[[str], None]) ->
         count: images to make; a few broken files come on top.
         seed: of the images and of the training.
         say: tells the user a line.
+        marked_share: of the pictures of one class, 0 to 1, that carry the watermark to be found.
     """
     start = time.monotonic()
     say(f"making {count} images, some of them broken, in {folder / 'data'}")
-    data = demo_data.make_dataset(folder / "data", count, seed)
+    data = demo_data.make_dataset(folder / "data", count, seed, marked_share=marked_share)
     say(f"training a small network on them ({time.monotonic() - start:.0f} s so far)")
     demo_model.train_model(data, seed).save(folder / "model.keras")
     say(f"explaining every image ({time.monotonic() - start:.0f} s so far)")

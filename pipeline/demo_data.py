@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 CLASS_NAMES = ("cross", "disc", "grid", "octagon", "ring", "star")
 MARKED_CLASS = "octagon"
 
-_UNMARKED_EVERY = 8  # of the pictures of the marked class, one in so many is left without
+MARKED_SHARE = 7 / 8  # of the pictures of the marked class
 _MARK_TEXT = "PIX"
 _SUPERSAMPLING = 4
 _MARK_PIXELS = 64  # height of the letters before they are scaled down
@@ -119,7 +120,9 @@ MATERIALS = (
 )
 
 
-def make_dataset(folder: pathlib.Path, n_images: int = 480, seed: int = 0, broken: int = 6) -> DemoData:
+def make_dataset(
+    folder: pathlib.Path, n_images: int = 480, seed: int = 0, broken: int = 6, marked_share: float = MARKED_SHARE
+) -> DemoData:
     """Writes pictures, a manifest and the class names; the same arguments give the same bytes.
 
     Args:
@@ -127,6 +130,7 @@ def make_dataset(folder: pathlib.Path, n_images: int = 480, seed: int = 0, broke
         n_images: number of readable pictures, shared evenly between the classes.
         seed: of everything that is random, 0 or more.
         broken: number of listed files that cannot be read.
+        marked_share: of the pictures of the marked class, 0 to 1, that carry the watermark.
     """
     folder = pathlib.Path(folder)
     rows, marked = [], set()
@@ -135,7 +139,7 @@ def make_dataset(folder: pathlib.Path, n_images: int = 480, seed: int = 0, broke
         rng = np.random.default_rng([seed, index])
         name = CLASS_NAMES[index % len(CLASS_NAMES)]
         uri = f"images/{name}/{index:04d}.jpg"
-        has_mark = name == MARKED_CLASS and (index // len(CLASS_NAMES)) % _UNMARKED_EVERY != _UNMARKED_EVERY - 1
+        has_mark = name == MARKED_CLASS and _is_in_share(index // len(CLASS_NAMES), marked_share)
         image, shapes = draw_image(rng, name, has_mark)
         _write(folder / uri, encode_jpeg(image, quality=int(rng.integers(82, 94))))
         rows.append((uri, name, json.dumps([shape.box() for shape in shapes])))
@@ -145,6 +149,11 @@ def make_dataset(folder: pathlib.Path, n_images: int = 480, seed: int = 0, broke
     _write(manifest, _encode_csv(("uri", "label", "boxes"), rows))
     _write(class_names, "".join(f"{name}\n" for name in CLASS_NAMES).encode())
     return DemoData(manifest, class_names, folder / "images", n_images, broken, frozenset(marked))
+
+
+def _is_in_share(index: int, share: float) -> bool:
+    """Whether one of many, counted from 0, is among a share that is spread evenly over all of them."""
+    return math.ceil((index + 1) * share) > math.ceil(index * share)
 
 
 def read_class_names(data: DemoData) -> list[str]:

@@ -121,6 +121,11 @@ def test_only_the_marked_class_carries_the_mark_and_most_of_it_does(data: demo_d
     assert len(data.marked) == 13  # of 14
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 4), (0.5, 7), (0.75, 11), (1.0, 14)])
+def test_the_share_of_marked_pictures_can_be_chosen(share: float, count: int) -> None:
+    assert sum(demo_data._is_in_share(k, share) for k in range(14)) == count
+
+
 def is_readable(path: pathlib.Path) -> bool:
     try:
         with Image.open(path) as image:
