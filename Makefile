@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint format bench faults localisation lock clean
+.PHONY: help demo test lint format bench faults localisation shortcuts lock clean
 
 help:
 	@echo "make demo    set up, and run the whole job on a data set of its own (two minutes after the downloads)"
@@ -17,6 +17,7 @@ help:
 	@echo "make faults  set up, and kill, starve and mislead jobs on purpose (about an hour); FAULTS='kill --rounds 5' for a part,"
 	@echo "             FAULTS=--quick to see that it works"
 	@echo "make localisation  pointing game and energy in box of every method on the demo (a quarter of an hour)"
+	@echo "make shortcuts     whether the audit finds the demo's watermark, and nothing else, for 20 seeds (half an hour)"
 	@echo "make lock    pin the dependencies anew (needs uv)"
 	@echo "make clean   remove what make made"
 	@echo "PYTHON=python3.12 make ... chooses the interpreter (3.10 to 3.13)"
@@ -44,6 +45,9 @@ faults: $(VENV)/.dev
 
 localisation: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/localisation.py
+
+shortcuts: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks.shortcuts
 
 lock:
 	infra/lock.sh

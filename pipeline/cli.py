@@ -33,6 +33,27 @@ The same command again resumes a run that was interrupted, and does nothing to o
 """
 
 
+EXPORT_EXAMPLES = """\
+examples:
+  beamcam export run1 --to coco --output boxes.json
+  beamcam export run1 --to label-studio --output tasks.json --per-file 1000 --class horse --min-score 0.8
+  beamcam export run1 --to fiftyone --output dataset --rule BC101
+  beamcam export run1 --calibrate boxes.csv
+"""
+
+
+AUDIT_EXAMPLES = """\
+examples:
+  beamcam audit run1                          judge a run: findings and a report in run1/audit/
+  beamcam audit run2 --baseline run1          and what has changed since another run
+  beamcam audit run1 --confirm model.keras    and whether the model goes by what looks like a shortcut
+  beamcam audit show run1 octagon             the report's page of a class without findings
+  beamcam audit accept run1                   make it the baseline
+
+exit codes: 0 nothing as grave as --fail-on, 1 findings as grave, 2 wrong usage, 3 the run cannot be judged
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -56,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _complain(error, 2)
     except BeamcamError as error:
-        return _complain(error, 1)
+        return _complain(error, getattr(error, "exit_code", 1))
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -75,6 +96,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_inspect(commands)
     _add_show(commands)
+    _add_audit(commands)
+    _add_export(commands)
     _add_verify(commands)
     _add_methods(commands)
     return parser
@@ -229,6 +252,9 @@ def _add_control_options(group: Any) -> None:
         metavar="RUN",
         help="try the failed images of that run once more, in place; it needs no other option",
     )
+    group.add_argument(
+        "--max-failures", type=int, metavar="N", help="exit with 1 if more images failed (default: any number may)"
+    )
     _add_storage_options(group)
 
 
@@ -246,9 +272,6 @@ def _add_storage_options(group: Any) -> None:
         type=float,
         metavar="SECONDS",
         help="how long one read or write is tried when a store fails or stalls (default: 300)",
-    )
-    group.add_argument(
-        "--max-failures", type=int, metavar="N", help="exit with 1 if more images failed (default: any number may)"
     )
 
 
@@ -274,6 +297,109 @@ def _add_show(commands: Any) -> None:
     explaining.add_argument("--colormap", metavar="NAME", help="inferno, viridis, cividis, ... (default: inferno)")
     _add_storage_options(parser)
     parser.set_defaults(command=_lazily("show"))
+
+
+def _add_audit(commands: Any) -> None:
+    parser = _command(
+        commands, "audit", "what a run says of the model and the data: findings, and a report", epilog=AUDIT_EXAMPLES
+    )
+    parser.add_argument("words", nargs="+", metavar="RUN", help="the run's folder; or show RUN CLASS, or accept RUN")
+    parser.add_argument("--method", metavar="NAME", help="whose maps (default: the run's first)")
+    parser.add_argument(
+        "--baseline",
+        metavar="RUN",
+        help="a run, or a file of `audit accept`, to compare with; none for nothing (default: what was accepted beside "
+        "the run); with accept, the file to write",
+    )
+    parser.add_argument(
+        "--history",
+        type=int,
+        default=0,
+        metavar="N",
+        help="audits of so many runs beside this one say what changes are usual (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confirm",
+        metavar="MODEL",
+        help="ask the run's model whether it goes by suspected shortcuts: the place is masked, and pasted elsewhere",
+    )
+    parser.add_argument("--preprocess", metavar="HOW", help="for --confirm, where the run's is module:function")
+    parser.add_argument("--allow-unsafe-model", action="store_true", help="run code that a model file brings along")
+    parser.add_argument("--config", metavar="FILE", help="audit.toml: thresholds, severities, findings to ignore")
+    parser.add_argument("--out", metavar="DIR", help="folder for findings and report (default: audit/ of the run)")
+    parser.add_argument("--single-file", action="store_true", help="a report that is one file, with its photographs")
+    parser.add_argument("--junit", metavar="FILE", help="write the outcome of each rule as JUnit XML as well")
+    parser.add_argument(
+        "--fail-on",
+        choices=("never", "info", "warning", "error"),
+        default="error",
+        help="exit with 1 if a finding is as grave as that (default: %(default)s)",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but a table of findings, with tabs")
+    _add_storage_options(parser)
+    parser.set_defaults(command=_lazily("audit"))
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(commands, "export", "a run's maps as pre-annotations for labelling tools", epilog=EXPORT_EXAMPLES)
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--to", metavar="FORMAT", help="coco, label-studio, cvat, fiftyone, yolo or heatmaps")
+    parser.add_argument("--output", metavar="PATH", help="the file (.json, .xml), or the folder, on any store")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export of that name")
+    _add_choosing_options(parser.add_argument_group("images"))
+    _add_region_options(parser.add_argument_group("regions"))
+    group = parser.add_argument_group("files")
+    group.add_argument("--per-file", type=int, metavar="N", help="images a file: NAME-00000.json and so on")
+    group.add_argument("--root", metavar="URI", help="what images' names leave out (default: the folder common to all)")
+    group.add_argument(
+        "--image-prefix",
+        metavar="TEXT",
+        help="what Label Studio's addresses of images begin with (default: the bucket's own, or "
+        "/data/local-files/?d= for local files)",
+    )
+    group.add_argument("--copy-images", action="store_true", help="into the folder; for fiftyone, yolo and heatmaps")
+    _add_storage_options(group)
+    parser.set_defaults(command=_lazily("export"))
+
+
+def _add_choosing_options(group: Any) -> None:
+    group.add_argument("--method", metavar="NAME", help="whose maps (default: the run's first)")
+    group.add_argument("--targets", default="predicted", metavar="WHICH", help="predicted (default) or label")
+    group.add_argument(
+        "--class", action="append", dest="classes", metavar="NAME", help="images of that class; may be given again"
+    )
+    group.add_argument(
+        "--min-score", type=float, default=0.5, metavar="P", help="least probability (default: %(default)s)"
+    )
+    group.add_argument("--sample", type=float, metavar="N", help="so many images, or a share below 1; by hash")
+    group.add_argument(
+        "--findings",
+        metavar="FILE",
+        help="images that an audit's findings are about (default with --rule or --finding: the run's own "
+        "audit/findings.json)",
+    )
+    group.add_argument("--rule", action="append", metavar="ID", help="findings of that rule, such as BC101")
+    group.add_argument("--finding", action="append", metavar="KEY", help="the finding of that key")
+
+
+def _add_region_options(group: Any) -> None:
+    group.add_argument("--threshold", type=float, metavar="T", help="share of the map's maximum (default: 0.2)")
+    group.add_argument(
+        "--calibrate",
+        metavar="BOXES",
+        help="measure MaxBoxAccV2 of every method, and take the best threshold: boxes (the run's manifest's), or a "
+        "manifest with uri and boxes; without --to, only measure",
+    )
+    group.add_argument(
+        "--min-area", type=float, default=0.01, metavar="S", help="least share of the image (default: %(default)s)"
+    )
+    group.add_argument(
+        "--min-energy", type=float, default=0.1, metavar="S", help="least share of the map (default: %(default)s)"
+    )
+    group.add_argument("--regions", default="all", metavar="K", help="all, or so many of the strongest (default: all)")
+    group.add_argument(
+        "--shapes", type=split_names, metavar="A,B", help="class, box, mask, polygon, peak (default: the format's)"
+    )
 
 
 def _add_verify(commands: Any) -> None:
@@ -303,7 +429,7 @@ def _command(commands: Any, name: str, summary: str, epilog: str | None = None) 
 
 def _lazily(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
     def run_command(arguments: argparse.Namespace, rest: list[str]) -> int:
-        if name not in ("run", "verify"):  # the one may find nothing to do, the other needs no model
+        if name not in ("run", "verify", "export", "audit"):  # the one may find nothing to do, the others need no model
             quiet.import_tensorflow()
         from pipeline import commands
 

@@ -120,6 +120,23 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
+def audit(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam audit`."""
+    _configure_storage(_storage_options(arguments))
+    from pipeline.audit import command
+
+    return command.audit(arguments, say_cells)
+
+
+def export(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam export`."""
+    _configure_storage(_storage_options(arguments))
+    from pipeline.exports import command
+
+    command.export(arguments, say)
+    return 0
+
+
 def methods(_: argparse.Namespace, __: list[str]) -> int:
     """`beamcam methods`."""
     from pipeline.worker import describe_methods
@@ -145,6 +162,12 @@ def _storage_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def say(line: str) -> None:
     """Prints a line."""
     sys.stdout.write(shown(line) + "\n")
+    sys.stdout.flush()
+
+
+def say_cells(*cells: str) -> None:
+    """Prints a line of cells with tabs between them."""
+    sys.stdout.write("\t".join(map(shown, cells)) + "\n")
     sys.stdout.flush()
 
 

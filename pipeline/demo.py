@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline import demo_data, demo_model, storage
+from pipeline.audit.auditing import AuditOptions, audit_run
+from pipeline.audit.command import describe
 from pipeline.config import RunConfig
 from pipeline.decode import decode_image
 from pipeline.job import run_job
@@ -26,7 +28,7 @@ EXAMPLES_A_CLASS = 2
 def run_demo(
     folder: Path, count: int, seed: int, say: Callable[[str], None], marked_share: float = demo_data.MARKED_SHARE
 ) -> Run:
-    """Makes images, trains a model, explains every image, and draws a contact sheet.
+    """Makes images, trains a model, explains every image, draws a contact sheet, and audits the run.
 
     Args:
         folder: where everything goes: `data`, `model.keras`, `run` and `contact-sheet.png`.
@@ -53,7 +55,10 @@ def run_demo(
     run_job(config, [], overwrite=True, say=say)
     run = open_run(folder / "run")
     storage.write_bytes(str(folder / "contact-sheet.png"), draw_contact_sheet(run))
-    for line in describe_demo(run, folder, time.monotonic() - start):
+    say(f"auditing the run ({time.monotonic() - start:.0f} s so far)")
+    options = AuditOptions(config.output, baseline="none")
+    found = describe(audit_run(options), options.folder)
+    for line in [*describe_demo(run, folder, time.monotonic() - start), *found]:
         say(line)
     return run
 
@@ -93,5 +98,6 @@ def describe_demo(run: Run, folder: Path, seconds: float) -> list[str]:
         f"overlays  {folder / 'run' / 'overlays'}",
         f"failures  {folder / 'run' / 'failures'}",
         f"check it  beamcam verify {folder / 'run'}",
+        f"audit it  beamcam audit {folder / 'run'} --confirm {folder / 'model.keras'}",
         f"read it   python -c \"import pipeline; print(next(iter(pipeline.open_run('{folder / 'run'}'))))\"",
     ]

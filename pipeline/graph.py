@@ -13,7 +13,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.errors import ConfigError
 from pipeline.run import Plan
-from pipeline.transforms import ProcessShards
+from pipeline.totals import Basis
+from pipeline.transforms import ProcessShards, WriteSums
 
 
 def run_graph(plan: Plan, beam_options: Sequence[str]) -> None:
@@ -24,12 +25,13 @@ def run_graph(plan: Plan, beam_options: Sequence[str]) -> None:
 
 
 def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection:
-    """The graph: numbers of shards in, markers out; images and maps stay inside one stage."""
+    """The graph: numbers of shards in, markers and their sums out; images and maps stay inside one stage."""
     # The manifest's path travels with the configuration, not its content: jobs have a size limit.
     shards = root | "PendingShards" >> beam.Create(plan.pending, reshuffle=False)
     # A break of fusion between numbers, so that shards spread over workers; only integers pass it.
     spread = shards | "Spread" >> beam.Reshuffle()
-    return spread | ProcessShards(plan.running)
+    markers = spread | ProcessShards(plan.running)
+    return markers | WriteSums(plan.running, Basis.of_job(plan.config.methods, plan.metadata))
 
 
 def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> PipelineOptions:

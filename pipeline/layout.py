@@ -21,7 +21,9 @@ class RunLayout:
 
     MANIFEST = "manifest.parquet"
     SUMMARY = "run.json"
-    FOLDERS = ("records", "failures", "overlays", "shards")
+    TOTAL = "sums/total.npz"
+    PARTIAL = "sums/partial.npz"  # of the shards of one job, until it is summed up
+    FOLDERS = ("records", "failures", "overlays", "sums", "shards")
 
     def __post_init__(self) -> None:
         # Listings spell uris in the store's way, and are compared with ours. A store that is not there is told later.
@@ -40,6 +42,14 @@ class RunLayout:
     def failures(self, shard: int) -> str:
         """The failures of a shard."""
         return f"failures/part-{shard:05d}.parquet"
+
+    def sums(self, shard: int) -> str:
+        """The sums of a shard."""
+        return f"sums/part-{shard:05d}.npz"
+
+    def files(self, shard: int) -> tuple[str, str, str]:
+        """What a shard consists of beside its marker: records, failures, sums, which older shards have not."""
+        return self.records(shard), self.failures(shard), self.sums(shard)
 
     def marker(self, shard: int) -> str:
         """The commit marker of a shard."""

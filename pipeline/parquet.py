@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import IO, Any
@@ -59,6 +60,20 @@ _MAP = pa.struct(
         ("negative_share", pa.float32()),
         ("overlay", pa.string()),
         ("metrics", pa.struct([(name, pa.float32()) for name in METRICS])),
+        ("com_x", pa.float32()),
+        ("com_y", pa.float32()),
+        ("peak_cell", pa.int32()),
+        ("spread", pa.float32()),
+        ("eff_area", pa.float32()),
+        ("gini", pa.float32()),
+        ("coverage50", pa.float32()),
+        ("border_energy", pa.float32()),
+        ("border_ratio", pa.float32()),
+        ("corner_energy", pa.float32()),
+        ("corner", pa.int8()),
+        ("components50", pa.int16()),
+        ("largest_share50", pa.float32()),
+        ("top2_cc", pa.float32()),
     ]
 )
 
@@ -74,8 +89,15 @@ RECORDS = pa.schema(
         ("logit_classes", pa.list_(pa.int32())),
         ("maps", pa.list_(_MAP)),
         ("view", _VIEW),
+        ("predicted", pa.int32()),
+        ("confidence", pa.float32()),
+        ("runner_up", pa.int32()),
+        ("runner_up_confidence", pa.float32()),
+        ("entropy", pa.float32()),
     ]
 )
+
+_SURENESS = ("confidence", "runner_up", "runner_up_confidence", "entropy")
 
 FAILURES = pa.schema([(name, pa.string()) for name in ("id", "uri", "stage", "error_type", "message")])
 
@@ -89,6 +111,19 @@ MANIFEST = pa.schema(
     ]
 )
 
+
+FINDINGS = pa.schema(
+    [
+        ("key", pa.string()),  # of the finding
+        ("rule", pa.string()),
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.int32()),  # class index; -1: none
+        ("predicted", pa.int32()),
+        ("confidence", pa.float32()),
+        ("score", pa.float32()),  # how much the image shows the finding
+    ]
+)
 
 EARLIER = pa.field("earlier_shard", pa.int32())  # only where there is an earlier run
 
@@ -158,6 +193,14 @@ def copy_manifest(
             writer.write_table(table, row_group_size=len(table))
 
 
+@contextlib.contextmanager
+def findings_writer(target: str, metadata: dict[str, str]) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Writes the images of an audit's findings to a local file, as many rows at a time as it is called with."""
+    schema = FINDINGS.with_metadata(_prefixed(metadata))
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
 def read_manifest_shard(uri: str, shard: int) -> list[Entry]:
     """The entries of one shard, read from its row group alone."""
     with _opened(uri) as parquet:
@@ -200,13 +243,56 @@ def own_metadata(schema: pa.Schema) -> dict[str, str]:
     }
 
 
-def read_records(uri: str, ids: Collection[str] | None = None) -> Iterator[Record]:
-    """The records of one file, in order; those with these ids, or all."""
-    table = read_table(uri)
+def read_records(uri: str, ids: Collection[str] | None = None, with_logits: bool = True) -> Iterator[Record]:
+    """The records of one file, in order; those with these ids, or all.
+
+    Without logits, which are most of a file, records hold the predicted class's alone, as NaN; files that do not say
+    beside them what the model predicted are read whole all the same.
+    """
+    table = read_table(uri) if with_logits else _read_without_logits(uri)
     if ids is not None:
         table = table.filter(pc.is_in(table["id"], pa.array(ids, pa.string())))
-    for row in table.to_pylist():
-        yield _record(row)
+    for batch in table.to_batches(BATCH_ROWS):
+        for row in batch.to_pylist():
+            yield _record(row)
+
+
+def _read_without_logits(uri: str) -> pa.Table:
+    with _opened(uri) as parquet:
+        names = parquet.schema_arrow.names
+        if not {"predicted", "confidence"} <= set(names):
+            return parquet.read()
+        # The schema's own names: a nested column is asked for by its first.
+        table = parquet.read(columns=[name for name in names if name not in ("logits", "logit_classes")])
+        if table["predicted"].null_count or table["confidence"].null_count:  # some were carried over from an older run
+            return parquet.read()
+    lists = [pa.array([[value] for value in values], pa.list_(kind)) for values, kind in (
+        ([math.nan] * len(table), pa.float32()), (table["predicted"].to_pylist(), pa.int32()))]  # fmt: skip
+    return table.append_column("logits", lists[0]).append_column("logit_classes", lists[1])
+
+
+def read_boxes(uri: str, shard: int) -> dict[str, list[list[float]]]:
+    """The boxes of a shard's images in a manifest, by the image's id; images without any are left out."""
+    with _opened(uri) as parquet:
+        table = parquet.read_row_group(_group_of(shard, parquet), columns=["id", "boxes", "shard"])
+        table = table.filter(pc.and_(pc.equal(table["shard"], shard), pc.is_valid(table["boxes"])))
+        return dict(zip(table["id"].to_pylist(), table["boxes"].to_pylist(), strict=True))
+
+
+def read_columns(uri: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Some flat columns of one file, as far as it has them."""
+    with _opened(uri) as parquet:
+        there = [name for name in columns if name in parquet.schema_arrow.names]
+        table = parquet.read(columns=there)
+    return {name: table[name].to_pylist() for name in there}
+
+
+def read_uris(uri: str, ids: Collection[str]) -> dict[str, str]:
+    """Id -> uri of those of one file's records that have these ids."""
+    with _opened(uri) as parquet:
+        table = parquet.read(columns=["id", "uri"])
+    table = table.filter(pc.is_in(table["id"], pa.array(ids, pa.string())))
+    return dict(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
 
 
 def read_overlay_names(uri: str) -> list[str]:
@@ -263,8 +349,27 @@ def open_batches(uri: str) -> Iterator[tuple[pa.Schema, Iterator[pa.Table]]]:
 
 
 def concat_tables(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of one schema, one after the other; no table gives an empty one of records."""
-    return pa.concat_tables(tables) if tables else RECORDS.empty_table()
+    """Tables of records, one after the other, as `complete_records` gives them; no table gives an empty one."""
+    return pa.concat_tables([complete_records(table) for table in tables]) if tables else RECORDS.empty_table()
+
+
+def complete_records(table: pa.Table) -> pa.Table:
+    """A table of records with all columns that there are by now, of nulls where an older file lacks one."""
+    if table.schema.equals(RECORDS):
+        return table
+    lists = table["maps"].combine_chunks()
+    maps = _complete({field.name: lists.flatten().field(field.name) for field in lists.type.value_type}, _MAP)
+    structs = pa.StructArray.from_arrays([*maps.values()], [*maps])
+    columns = dict(zip(table.schema.names, table.columns, strict=True))
+    columns["maps"] = pa.ListArray.from_arrays(pc.subtract(lists.offsets, lists.offsets[0]), structs)
+    return pa.table(_complete(columns, RECORDS), metadata=table.schema.metadata)
+
+
+def _complete(columns: dict[str, Any], fields: Iterable[pa.Field]) -> dict[str, Any]:
+    """Columns in the order of fields, of nulls where there is none, and whatever else there is behind them."""
+    count = len(next(iter(columns.values())))
+    known = {field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in fields}
+    return known | {name: column for name, column in columns.items() if name not in known}
 
 
 def read_rows(file: IO[bytes], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -395,6 +500,8 @@ def _record_row(record: Record) -> dict[str, Any]:
         "logit_classes": record.logit_classes,
         "maps": [_map_row(values) for values in record.maps],
         "view": vars(record.geometry.view),
+        "predicted": record.predicted if len(record.logits) else None,
+        **{name: getattr(record, name) for name in _SURENESS},
     }
 
 
@@ -415,6 +522,7 @@ def _record(row: dict[str, Any]) -> Record:
         logits.to_numpy(),
         None if classes is None else pa.array(classes, pa.int32()).to_numpy(),
         tuple(_map_record(values, geometry) for values in row["maps"]),
+        **{name: row.get(name) for name in _SURENESS},  # files of before there were these lack the columns
     )
 
 

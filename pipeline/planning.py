@@ -60,6 +60,7 @@ class Trial:
     marker: int  # bytes
     overlays: int  # bytes
     overlaid: int  # images that asked for overlays and did not fail
+    sums: tuple[tuple[int, int], ...] = ()  # of each shard: its images, and the bytes of its sums
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Cost:
     records: FileSize
     failure_rows: FileSize
     marker: float  # bytes
+    sums: FileSize  # rows are a shard's images
     overlays: float  # bytes of an image that has them
 
     @property
@@ -111,6 +113,7 @@ class Estimate:
         return {
             "records": shards * cost.records.fixed + (images - failures) * cost.records.each,
             "overlays": (1 - cost.failing) * self.overlaid * cost.overlays,
+            "sums": shards * cost.sums.fixed + images * cost.sums.each,
             "others": others,
         }
 
@@ -237,6 +240,7 @@ def sum_up(trials: Sequence[Trial], n_sampled: int, batch_size: int, start: floa
         records=_file_size(lambda rows: parquet.encode_records(rows, metadata), list(records.values())),
         failure_rows=_file_size(lambda rows: parquet.encode_failures(rows, metadata), list(failures.values())),
         marker=median(trial.marker for trial in trials),
+        sums=_growing([size for trial in trials for size in trial.sums]),
         overlays=sum(trial.overlays for trial in trials) / max(1, overlaid),
     )
 
@@ -262,10 +266,11 @@ def describe_estimate(estimate: Estimate) -> Iterator[str]:
 
 
 def _describe_storage(estimate: Estimate) -> list[tuple[str, ...]]:
-    cost, sizes = estimate.cost, estimate.storage()
+    plan, cost, sizes = estimate.plan, estimate.cost, estimate.storage()
     notes = {
         "records": f"{_bytes(cost.records.each)} an image, {_bytes(cost.records.fixed)} a shard",
         "overlays": f"{_bytes(cost.overlays)} an image, {estimate.overlaid:.0f} images",
+        "sums": f"{_bytes(sizes['sums'] / len(plan.pending))} a shard",
         "others": "manifest, failures and markers",
     }
     rows = [(name, _bytes(size), notes[name]) for name, size in sizes.items() if size]
@@ -310,6 +315,9 @@ def _try(worker: Worker, entries: list[Entry]) -> Trial:
             marker=Path(layout.uri(layout.marker(0))).stat().st_size,
             overlays=sum(file.stat().st_size for file in Path(folder, "overlays").rglob("*.png")),
             overlaid=sum(wants_overlays(entry, worker.config) and entry.id not in failed for entry in entries),
+            sums=tuple(
+                (len(shard.entries), Path(layout.uri(layout.sums(shard.number))).stat().st_size) for shard in shards
+            ),
         )
 
 
@@ -319,6 +327,15 @@ def _file_size(encode: Callable[[Sequence[T]], bytes], rows: Sequence[T]) -> Fil
     fewer, more = len(encode(some)), len(encode(rows))
     each = (more - fewer) / max(1, len(rows) - len(some))
     return FileSize(more - each * len(rows), each)
+
+
+def _growing(sizes: Sequence[tuple[int, int]]) -> FileSize:
+    """From files of different numbers of rows; those of one number tell nothing of what is the file's own."""
+    if not sizes:
+        return FileSize(0, 0)
+    (few, least), (many, most) = min(sizes), max(sizes)
+    each = (most - least) / (many - few) if many > few else most / many
+    return FileSize(most - each * many, each)
 
 
 def _nothing_explained(trials: Sequence[Trial]) -> str:

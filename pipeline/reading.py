@@ -40,6 +40,12 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.path}: {len(self)} records, {self.summary['failures']} failures>"
 
+    def _repr_html_(self) -> str:
+        """The run in a notebook."""
+        from pipeline.notebook import run_html
+
+        return run_html(self)
+
     def failures(self) -> Iterator[Failure]:
         """The images that could not be explained."""
         for uri in self._parts("failures"):

@@ -83,6 +83,23 @@ class MapRecord:
     # What --metrics asked for, by name: areas, shares and hits in [0, 1]; pointing and energy only where the image has
     # boxes.
     metrics: dict[str, float] = field(default_factory=dict)
+    # Where its attention lies, see `attention.MapStatistics`. None where that says so, and in files of before it was
+    # measured.
+    com_x: float | None = None  # original pixels
+    com_y: float | None = None
+    peak_cell: int | None = None  # row * width + column
+    spread: float | None = None
+    eff_area: float | None = None  # this and all shares in [0, 1]
+    gini: float | None = None
+    coverage50: float | None = None
+    border_energy: float | None = None
+    border_ratio: float | None = None
+    corner_energy: float | None = None
+    corner: int | None = None  # 0 top left, 1 top right, 2 bottom left, 3 bottom right
+    components50: int | None = None
+    largest_share50: float | None = None
+    # Correlation with the same method's map of the next best class, see `attention.correlate`; only for the best class.
+    top2_cc: float | None = None
 
     def array(self) -> np.ndarray:
         """The raw, signed map: (h, w) float32, the activation's own size."""
@@ -91,6 +108,12 @@ class MapRecord:
     def resized(self) -> np.ndarray:
         """The raw map in original pixels: (height, width) float32, bilinear; 0 where the model saw nothing."""
         return project_map(self.array(), self.geometry)
+
+    def _repr_png_(self) -> bytes:
+        """The map in a notebook."""
+        from pipeline.notebook import map_png
+
+        return map_png(self)
 
 
 @dataclass(frozen=True)
@@ -105,12 +128,23 @@ class Record:
     logits: np.ndarray  # float32, every class in order, or the best ones
     logit_classes: np.ndarray | None  # int32, the classes of `logits` where it holds the best ones only
     maps: tuple[MapRecord, ...]
+    # How sure the model is, see `prediction.Prediction`; None in files of before it was stored.
+    confidence: float | None = None  # the probability of the predicted class
+    runner_up: int | None = None  # the class with the next logit; None for a model of one class
+    runner_up_confidence: float | None = None
+    entropy: float | None = None  # nats
 
     @property
     def predicted(self) -> int:
         """The class with the highest logit."""
         best = int(np.argmax(self.logits))
         return best if self.logit_classes is None else int(self.logit_classes[best])
+
+    def _repr_html_(self) -> str:
+        """The image with its maps in a notebook."""
+        from pipeline.notebook import record_html
+
+        return record_html(self)
 
 
 @dataclass(frozen=True)

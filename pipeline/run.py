@@ -18,8 +18,9 @@ from pipeline.layout import RunLayout
 from pipeline.listing import Listing, list_images
 from pipeline.locking import hold_run
 from pipeline.records import Entry
-from pipeline.running import RunningJob, claim_of, is_of_run, read_run_metadata
+from pipeline.running import RunningJob, claim_of, committed_files, is_of_run, read_run_metadata
 from pipeline.summary import read_markers, read_summary, remove_orphans, summarize
+from pipeline.totals import Basis, write_total
 
 
 @dataclass(frozen=True)
@@ -247,13 +248,13 @@ def committed_shards(layout: RunLayout, metadata: dict[str, str]) -> dict[int, d
         metadata: what its manifest says.
     """
     uris = [uri for uri in storage.list_files(layout.uri("shards")) if uri.endswith(".json")]
-    there = {*storage.list_files(layout.uri("records")), *storage.list_files(layout.uri("failures"))}
+    there = {uri for name in ("records", "failures", "sums") for uri in storage.list_files(layout.uri(name))}
     done = {}
     for content in storage.read_many(uris):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             marker = json.loads(content or b"")
             number = int(marker["shard"])
-            files = {layout.uri(layout.records(number)), layout.uri(layout.failures(number))}
+            files = {layout.uri(path) for path in committed_files(layout, number, marker)}
             if files <= there and is_of_run(marker, metadata):
                 done[number] = marker
     return done
@@ -299,6 +300,7 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
             f"{plan.n_images} images went in, but {summary['records']} records and {summary['failures']} failures came "
             f"out: `beamcam verify {layout.output}` tells which are missing"
         )
+    summary["sums"] = write_total(layout, markers, Basis.of_job(plan.config.methods, plan.metadata))
     if plan.resumed:
         remove_orphans(layout, plan.n_shards)
     storage.write_bytes(layout.uri(layout.SUMMARY), json.dumps(summary, indent=1).encode())

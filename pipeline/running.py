@@ -89,12 +89,19 @@ def is_of_run(marker: Any, metadata: dict[str, str]) -> bool:
     return False
 
 
+def committed_files(layout: RunLayout, number: int, marker: Any) -> list[str]:
+    """The files that must be there for a shard to be committed; markers of before there were sums name none."""
+    *needed, sums = layout.files(number)
+    return [*needed, sums] if sums in marker.get("files", ()) else needed
+
+
 def read_commit(layout: RunLayout, number: int, metadata: dict[str, str]) -> dict[str, Any] | None:
     """A shard's marker, if it is committed: the marker can be read, is of this run, and its files are there."""
     try:
         marker = json.loads(storage.read_bytes(layout.uri(layout.marker(number))))
     except (FileNotFoundError, ValueError):
         return None
-    files = (layout.records(number), layout.failures(number))
-    there = is_of_run(marker, metadata) and all(storage.exists(layout.uri(path)) for path in files)
+    there = is_of_run(marker, metadata) and all(
+        storage.exists(layout.uri(path)) for path in committed_files(layout, number, marker)
+    )
     return marker if there else None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import parquet, patience, storage
+from pipeline.attention import correlate, describe_map
 from pipeline.codec import encode_map
 from pipeline.config import RunConfig
 from pipeline.decode import Decoded, decode_reduced
@@ -35,8 +36,10 @@ from pipeline.geometry import (
 from pipeline.layout import RunLayout, digest_of_overlays
 from pipeline.overlay import color_table, draw_overlay
 from pipeline.png import encode_png, fingerprint
+from pipeline.prediction import Prediction, describe_prediction
 from pipeline.records import Entry, Failure, MapRecord, Record, Shard
 from pipeline.timing import Stopwatch
+from pipeline.totals import Basis, make_part
 
 if TYPE_CHECKING:
     from pipeline.worker import BatchResult, Worker
@@ -171,7 +174,13 @@ class ShardJob:
             return _failure(loaded.entry, error)
         columns = self._columns(loaded.entry, item.batch.targets[item.row])
         try:
-            maps = tuple(self._make_map(item, method, k, photograph) for method in self.config.methods for k in columns)
+            sure = describe_prediction(logits, item.batch.probabilities[item.row])
+            rivals = _best_two(sure, item, columns)
+            maps = tuple(
+                self._make_map(item, method, k, rivals.get(k), photograph)
+                for method in self.config.methods
+                for k in columns
+            )
         except (OSError, RunError):
             raise
         except Exception as error:  # noqa: BLE001 - an image that trips us up costs no other
@@ -187,16 +196,24 @@ class ShardJob:
             kept,
             classes,
             maps,
+            sure.confidence,
+            sure.runner_up,
+            sure.runner_up_confidence,
+            sure.entropy,
         )
 
     def commit(self) -> dict[str, Any]:
         """Writes the shard's files, its marker last; or finds that another job has done so meanwhile."""
         records = [outcome for outcome in self.outcomes if isinstance(outcome, Record)]
         failures = [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
-        metadata = self.worker.metadata
+        metadata, kinds = self.worker.metadata, count_by_type(failures)
+        basis = Basis.of_job(self.config.methods, metadata)
         files = {
             self.layout.records(self.number): self.watch.time("codec", parquet.encode_records, records, metadata),
             self.layout.failures(self.number): self.watch.time("codec", parquet.encode_failures, failures, metadata),
+            self.layout.sums(self.number): self.watch.time(
+                "sums", make_part, self.number, self.entries, records, kinds, basis
+            ),
         }
         if (done := self.find_commit(self.number)) is not None:
             return done
@@ -211,7 +228,7 @@ class ShardJob:
             "records": len(records),
             "carried": sum(map(self._is_carried, records)),
             "failures": len(failures),
-            "failures_by_type": count_by_type(failures),
+            "failures_by_type": kinds,
             "overlays": len(self.overlays),
             "overlays_sha256": digest_of_overlays(self.overlays),
             "files": {p: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for p, d in files.items()},
@@ -333,12 +350,14 @@ class ShardJob:
             needed = small.width, small.height
         return self.watch.time("decode", decode_reduced, data, self.config.max_pixels, needed)
 
-    def _make_map(self, item: Explained, method: str, column: int, photograph: Decoded | None) -> MapRecord:
+    def _make_map(
+        self, item: Explained, method: str, column: int, rival: int | None, photograph: Decoded | None
+    ) -> MapRecord:
         if not wants_overlays(item.loaded.entry, self.config):
             with self.behind:
-                return self._describe_map(item, method, column)
+                return self._describe_map(item, method, column, rival)
         with self.behind:
-            values = self._describe_map(item, method, column)
+            values = self._describe_map(item, method, column, rival)
             shown = item.batch.shown[method][item.row, ..., column]
             png = self._render_overlay(shown, item.loaded.geometry, photograph)
         path = self.layout.overlay(item.loaded.entry.id, method, values.target)
@@ -353,7 +372,7 @@ class ShardJob:
         pixels = self.watch.time("overlay", draw_overlay, image, shown, geometry, *style, reduction)
         return self.watch.time("encode", encode_png, pixels, color_table(config.colormap))
 
-    def _describe_map(self, item: Explained, method: str, column: int) -> MapRecord:
+    def _describe_map(self, item: Explained, method: str, column: int, rival: int | None) -> MapRecord:
         batch, geometry = item.batch, item.loaded.geometry
         values = batch.maps[method][item.row, ..., column]
         target = int(batch.targets[item.row, column])
@@ -376,6 +395,8 @@ class ShardJob:
             overlay=None,
             geometry=geometry,
             metrics=metrics,
+            top2_cc=None if rival is None else correlate(values, batch.maps[method][item.row, ..., rival]),
+            **vars(self.watch.time("codec", describe_map, values, geometry)),
         )
 
     def _localize(self, item: Explained, values: np.ndarray, target: int) -> dict[str, float]:
@@ -419,6 +440,14 @@ def _rank(logits: np.ndarray, target: int, ranked: int) -> int:
     # Of equal logits the lower index comes first, as in top_k, so that no two classes share a place.
     rank = int((logits > logits[target]).sum() + (logits[:target] == logits[target]).sum())
     return rank if rank < ranked else -1
+
+
+def _best_two(sure: Prediction, item: Explained, columns: Sequence[int]) -> dict[int, int]:
+    """The column of the best class, and that of the next best, if maps of both are to be stored."""
+    column_of = {int(item.batch.targets[item.row, column]): column for column in columns}
+    if sure.predicted in column_of and sure.runner_up in column_of:
+        return {column_of[sure.predicted]: column_of[sure.runner_up]}
+    return {}
 
 
 def _peak(values: np.ndarray, geometry: Geometry) -> tuple[float, float]:

@@ -219,6 +219,22 @@ def list_files(uri: str, recursive: bool = False) -> list[str]:
     return sorted(store.unstrip_protocol(name) for name in names if name.lstrip("/").startswith(inside.lstrip("/")))
 
 
+def list_folders(uri: str) -> list[str]:
+    """The folders right below a folder, sorted, as uris; empty if there is no such folder."""
+    store, path = open_store(uri)
+    if is_local(uri):
+        return _locally(lambda: _list_local(path, folders=True))
+    with stores.told(uri):
+        store.invalidate_cache()
+        try:
+            found = _by_name(_ask(uri, "ls", detail=True))
+        except FileNotFoundError:
+            return []
+    own = path.strip("/")
+    names = (name.rstrip("/") for name, info in found.items() if info["type"] == "directory")
+    return sorted(store.unstrip_protocol(name) for name in names if name.strip("/").startswith(f"{own}/"))
+
+
 def remove_file(uri: str) -> None:
     """Removes a file; it is no error if it is not there."""
     with contextlib.suppress(FileNotFoundError):
@@ -303,10 +319,10 @@ def _walk(top: str) -> Iterator[str]:
         yield from (f"{folder.rstrip('/')}/{name}" for name in names)
 
 
-def _list_local(path: str) -> list[str]:
+def _list_local(path: str, folders: bool = False) -> list[str]:
     try:
         with os.scandir(path) as entries:
-            return sorted(f"{path.rstrip('/')}/{entry.name}" for entry in entries if not entry.is_dir())
+            return sorted(f"{path.rstrip('/')}/{entry.name}" for entry in entries if entry.is_dir() == folders)
     except (FileNotFoundError, NotADirectoryError):
         return []
 

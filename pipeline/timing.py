@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 LOADING = ("read", "decode", "preprocess")
-RECORDING = ("codec", "metrics", "overlay", "encode", "write")
+RECORDING = ("codec", "metrics", "overlay", "encode", "sums", "write")
 STAGES = (*LOADING, "model", *RECORDING)
 """The stages of an image's way, in order."""
 

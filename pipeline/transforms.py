@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -16,6 +17,8 @@ from pipeline.parent import end_with_parent
 from pipeline.progress import images_done
 from pipeline.run import RunningJob
 from pipeline.stream import Stream
+from pipeline.sums import Sums
+from pipeline.totals import Basis, gather, read_part, write_partial
 
 Marker = dict[str, Any]
 
@@ -76,3 +79,49 @@ class ProcessShards(beam.PTransform):
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         """One ParDo: pixels never cross a stage boundary."""
         return shards | "ProcessShards" >> beam.ParDo(ProcessShardsDoFn(self.job))
+
+
+class SumsCombineFn(beam.CombineFn):
+    """`Sums.merge` of the parts of shards, by their markers."""
+
+    def __init__(self, job: RunningJob, basis: Basis):
+        self.job = job
+        self.basis = basis
+
+    def setup(self) -> None:
+        """As where shards are processed: this may be another machine."""
+        configure_storage(self.job.config.storage_options, self.job.config.storage_timeout)
+
+    def create_accumulator(self) -> list[Sums]:
+        """Sums that wait to be added up."""
+        return []
+
+    def add_input(self, sums: list[Sums], marker: Marker) -> list[Sums]:
+        """Reads the shard's part."""
+        return gather(sums, [read_part(self.job.layout, marker, self.basis)])
+
+    def merge_accumulators(self, accumulators: Iterable[list[Sums]]) -> list[Sums]:
+        """Those of several workers."""
+        return functools.reduce(gather, accumulators, [])
+
+    def compact(self, sums: list[Sums]) -> list[Sums]:
+        """What is sent to another worker is one."""
+        return [Sums.merge(sums)] if sums else []
+
+    def extract_output(self, sums: list[Sums]) -> Sums:
+        """Their total."""
+        return Sums.merge([Sums.empty(self.basis.method), *sums])
+
+
+class WriteSums(beam.PTransform):
+    """Shards' markers to a file with the sums of all of them, which is small however many there are."""
+
+    def __init__(self, job: RunningJob, basis: Basis):
+        super().__init__()
+        self.job = job
+        self.basis = basis
+
+    def expand(self, markers: beam.PCollection) -> beam.PCollection:
+        """Whole numbers add up to the same whatever the order, so workers add up what they have first."""
+        total = markers | "CombineSums" >> beam.CombineGlobally(SumsCombineFn(self.job, self.basis))
+        return total | "WriteSums" >> beam.Map(functools.partial(write_partial, self.job.layout))

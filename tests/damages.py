@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.records import image_id
+from pipeline.verify.columns import ANYWHERE, SHARES
 from tests.runs import (
     METHODS,
     FakeRun,
@@ -319,7 +320,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "a marker that names a foreign file": (
         marker(files={"../../etc/passwd": {"bytes": 1, "sha256": "x"}}),
-        [r"shards/00000\.json does not name the two files of its shard, and them alone: see '\.\./\.\./etc/passwd'"],
+        [r"shards/00000\.json does not name the files of its shard, and them alone: see '\.\./\.\./etc/passwd'"],
     ),
     "a marker that names one file more": (
         lambda run: change_json(
@@ -327,7 +328,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
             files=json.loads((run / "shards/00000.json").read_text())["files"]
             | {"records/part-00001.parquet": {"bytes": 1, "sha256": "x"}},
         ),
-        [r"shards/00000\.json does not name the two files .*: see 'records/part-00001\.parquet'"],
+        [r"shards/00000\.json does not name the files .*: see 'records/part-00001\.parquet'"],
     ),
     "a marker that is a folder": (
         folder("shards/00001.json"),
@@ -500,11 +501,16 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
             r"the scorecam.* has its peak outside of the image",
             rf"{OF_FIRST}has a box that does not lie in the image",
             r"the scorecam.* has a box that does not lie in the image",
+            rf"{OF_FIRST}has its centre of mass outside of the image",
+            r"the scorecam.* has its centre of mass outside of the image",
         ],
     ),
     "a negative height": (
         image(height=-48),
-        [rf"the size of {FIRST} is not of a pixel or more", r".*peak.*", r".*peak.*", r".*box.*", r".*box.*"],
+        [
+            rf"the size of {FIRST} is not of a pixel or more",
+            *(rf".*{what} .* the image" for what in ("peak", "peak", "box", "box", "centre", "centre")),
+        ],
     ),
     "a checksum that is none": (image(content_sha256=""), [rf"the content_sha256 of {FIRST} is no SHA-256"]),
     "a view of an unknown kind": (view(mode="zoom"), [rf"the view of {FIRST} is none that an image can have"]),
@@ -622,6 +628,67 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
             rf"the {METHODS[0]} map of {SECOND} .* has not as many values as its size says",
             rf"{OF_FIRST}holds values that are not finite numbers",
         ],
+    ),
+    # attention
+    "a centre outside": (values(com_x=65.0), [rf"{OF_FIRST}has its centre of mass outside of the image"]),
+    "a centre above": (values(com_y=-1.0), [rf"{OF_FIRST}has its centre of mass outside of the image"]),
+    **{
+        f"a {name} beyond 1": (values(**{name: 1.01}), [rf"{OF_FIRST}has a {name} outside of \[0, 1\]"])
+        for name in SHARES
+    },
+    "a share that is no number": (values(gini=math.nan), [rf"{OF_FIRST}has a gini outside of \[0, 1\]"]),
+    "a ratio without end": (
+        values(border_ratio=math.inf),
+        [rf"{OF_FIRST}has a border_ratio that is not a finite number of at least 0"],
+    ),
+    "a correlation beyond 1": (values(top2_cc=-1.01), [rf"{OF_FIRST}has a top2_cc outside of \[-1, 1\]"]),
+    "a fifth corner": (values(corner=4), [rf"{OF_FIRST}has a corner that is none of the four"]),
+    "a peak beyond the cells": (values(peak_cell=6), [rf"{OF_FIRST}has a peak or regions beyond its cells"]),
+    "a map of no region": (values(components50=0), [rf"{OF_FIRST}has a peak or regions beyond its cells"]),
+    "more regions than cells": (values(components50=7), [rf"{OF_FIRST}has a peak or regions beyond its cells"]),
+    "half a centre": (values(com_y=None), [rf"{OF_FIRST}has only a part of the numbers that tell where .*"]),
+    "a centre without a peak": (
+        values(**dict.fromkeys(ANYWHERE)),
+        [rf"{OF_FIRST}has only a part of the numbers that tell where .*"],
+    ),
+    "attention of an empty map": (values(total=0.0), [rf"{OF_FIRST}is nowhere positive, and has numbers that tell .*"]),
+    # predictions
+    "another prediction": (
+        rows(lambda found: found[0].update(predicted=int(np.argmin(found[0]["logits"])))),
+        [rf"the class that {FIRST} is predicted to be is not the one with the highest logit"],
+    ),
+    "a prediction that there is not": (
+        rows(lambda found: found[0].update(predicted=5)),
+        [rf"the class that {FIRST} is predicted to be is not the one with the highest logit"],
+    ),
+    "two best classes that are one": (
+        rows(lambda found: found[0].update(runner_up=found[0]["predicted"])),
+        [rf"the second best class of {FIRST} is the best one, or one that the model does not have"],
+    ),
+    "a second best class that there is not": (
+        image(runner_up=5),
+        [rf"the second best class of {FIRST} is the best one, or one that the model does not have"],
+    ),
+    "a confidence beyond 1": (
+        image(confidence=1.01),
+        [rf"the confidence of {FIRST} is outside of \[0, 1\], or below .*"],
+    ),
+    "a confidence that is no number": (
+        image(runner_up_confidence=math.nan),
+        [rf"the confidence of {FIRST} is outside of \[0, 1\], or below .*"],
+    ),
+    "a second best class that is surer": (
+        rows(lambda found: found[0].update(runner_up_confidence=found[0]["confidence"] + 0.01)),
+        [rf"the confidence of {FIRST} is outside of \[0, 1\], or below that of the second best class"],
+    ),
+    "an entropy beyond that of chance": (
+        image(entropy=math.log(5) + 0.01),
+        [rf"the entropy of {FIRST} is not between 0 and the logarithm of the number of classes"],
+    ),
+    "a negative entropy": (image(entropy=-0.01), [rf"the entropy of {FIRST} is not between 0 and .*"]),
+    "an entropy without a confidence": (
+        image(confidence=None, runner_up=None, runner_up_confidence=None),
+        [rf"of {FIRST} only a part is known of how sure the model is"],
     ),
     "a metric that is no number": (
         rows(lambda found: found[0]["maps"][0]["metrics"].update(drop=math.nan)),

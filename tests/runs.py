@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import parquet, storage
+from pipeline.attention import describe_map
 from pipeline.codec import encode_map
 from pipeline.config import RunConfig
 from pipeline.geometry import Geometry, fit_view
 from pipeline.layout import RunLayout, digest_of_overlays
 from pipeline.png import encode_png, fingerprint
+from pipeline.prediction import describe_prediction
 from pipeline.records import Entry, Failure, MapRecord, Record
 
 METHODS = ("gradcam", "scorecam(channels=32)")
@@ -73,7 +75,9 @@ class FakeRun:
         )
         best = None if self.logits == "all" else int(self.logits[4:])
         kept, classes = (logits, None) if best is None or best >= N_CLASSES else (logits[order[:best]], order[:best])
-        return Record(entry.id, entry.uri, "ab" * 32, entry.label, geometry, kept, classes, maps)
+        sure = describe_prediction(logits, np.exp(logits) / np.exp(logits).sum())
+        how_sure = (sure.confidence, sure.runner_up, sure.runner_up_confidence, sure.entropy)
+        return Record(entry.id, entry.uri, "ab" * 32, entry.label, geometry, kept, classes, maps, *how_sure)
 
     def _map(
         self, entry: Entry, method: str, target: int, values: np.ndarray, geometry: Geometry, pngs: dict[str, bytes]
@@ -87,7 +91,8 @@ class FakeRun:
             pngs[path] = make_png(entry.uri + method)
         encoded = encode_map(values.astype(np.float32), self.map_dtype)
         box = (8.0, 0.0, 40.0, 48.0) if len(method) % 2 else None
-        return MapRecord(method, target, 0, 1.5, 0.5, encoded, box, 20.0, 30.0, 2.0, 0.25, path, geometry)
+        attention = vars(describe_map(values, geometry))
+        return MapRecord(method, target, 0, 1.5, 0.5, encoded, box, 20.0, 30.0, 2.0, 0.25, path, geometry, **attention)
 
     def write(self) -> RunLayout:
         """Writes all of it."""

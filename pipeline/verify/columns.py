@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,9 +14,26 @@ from pipeline.geometry import RESIZES
 from pipeline.records import SCHEMA_VERSION
 from pipeline.verify.problems import Problem, plain
 
-LATER = ("maps[].metrics", "earlier_shard")  # columns that older files lack, or those of runs without --since
+SHARES = ("spread", "eff_area", "gini", "coverage50", "border_energy", "corner_energy", "largest_share50")
 
-MAY_BE_NULL = ("label", "logit_classes", "boxes", "earlier_shard", "maps[].box", "maps[].overlay", "maps[].metrics")
+ANYWHERE = ("peak_cell", "border_energy", "border_ratio", "corner_energy", "corner")
+"""What is known of a map that is positive anywhere."""
+
+INSIDE = ("com_x", "com_y", "spread", "eff_area", "gini", "coverage50", "components50", "largest_share50")
+"""What is known of one that is positive in the image, and not in padding alone."""
+
+ATTENTION = tuple(f"maps[].{name}" for name in (*ANYWHERE, *INSIDE, "top2_cc"))
+
+SURENESS = ("predicted", "confidence", "runner_up", "runner_up_confidence", "entropy")
+
+# Columns that older files lack, or those of runs without --since.
+LATER = ("maps[].metrics", "earlier_shard", *ATTENTION, *SURENESS)
+
+# Those of before may have been carried over into a newer file.
+MAY_BE_NULL = (
+    "label", "logit_classes", "boxes", "earlier_shard", "maps[].box", "maps[].overlay", "maps[].metrics", *ATTENTION,
+    *SURENESS,
+)  # fmt: skip
 
 HALF_ONE, HALF_INFINITE = 0x3C00, 0x7C00  # float16 as whole numbers, which are in the same order
 
@@ -168,6 +186,58 @@ def logit_rules(columns: Columns, n_classes: int | None, best: int | None) -> Ru
     bad[owners[_is_repeated(classes, owners)]] = True
     bad[owners[(classes < 0) | (classes >= (n_classes or np.inf))]] = True
     yield bad, "the logits of {} are of a class twice, or of one that the model does not have"
+    if set(SURENESS) <= set(columns.arrays):
+        yield from _sureness_rules(columns, (every | some) & ~bad, n_classes)
+
+
+def _sureness_rules(columns: Columns, whole: np.ndarray, n_classes: int | None) -> Rules:
+    """What must hold for what is said of a prediction; `whole` tells whose logits are as they should be."""
+    predicted, runner_up = columns.numbers("predicted"), columns.numbers("runner_up")
+    bad = whole & columns.has("predicted") & (_logits_of(columns, predicted) < _largest_logits(columns))
+    yield bad, "the class that {} is predicted to be is not the one with the highest logit"
+    limit = n_classes or np.inf
+    bad = columns.has("runner_up") & ~((runner_up >= 0) & (runner_up < limit) & (runner_up != predicted))
+    yield bad, "the second best class of {} is the best one, or one that the model does not have"
+    first, second = columns.numbers("confidence"), columns.numbers("runner_up_confidence")
+    bad = columns.has("confidence") & ~_is_between(first, 1 + 1e-6)
+    bad |= columns.has("runner_up_confidence") & ~_is_between(second, first + 1e-6)
+    yield bad, "the confidence of {} is outside of [0, 1], or below that of the second best class"
+    most = math.log(n_classes or np.inf) if n_classes != 1 else math.log(2)
+    bad = columns.has("entropy") & ~(_is_between(columns.numbers("entropy"), most + 1e-4))
+    yield bad, "the entropy of {} is not between 0 and the logarithm of the number of classes"
+    has = {name: columns.has(name) for name in SURENESS}
+    bad = (has["confidence"] != has["entropy"]) | (has["runner_up"] != has["runner_up_confidence"])
+    bad |= (has["runner_up"] & ~has["confidence"]) | (has["confidence"] & ~has["predicted"])
+    yield bad, "of {} only a part is known of how sure the model is"
+
+
+def _logits_of(columns: Columns, classes: np.ndarray) -> np.ndarray:
+    """The logit of one class of each image, -inf where it is not stored: (n,) float64."""
+    found, lengths, owners = (
+        np.full(columns.n_rows, -np.inf),
+        columns.lengths("logits"),
+        columns.owners("logit_classes"),
+    )
+    places = np.where(columns.has("logit_classes"), -1, classes)  # among an image's logits
+    same = np.flatnonzero(columns.numbers("logit_classes[]") == classes[owners])
+    places[owners[same]] = same - _starts(columns, "logit_classes")[owners[same]]
+    there = (places >= 0) & (places < lengths)
+    found[there] = columns.numbers("logits[]")[(_starts(columns, "logits")[there] + places[there]).astype(np.int64)]
+    return found
+
+
+def _largest_logits(columns: Columns) -> np.ndarray:
+    """The highest logit of each image, -inf where there is none: (n,) float64."""
+    largest, there = np.full(columns.n_rows, -np.inf), columns.lengths("logits") > 0
+    if there.any():
+        largest[there] = np.maximum.reduceat(columns.numbers("logits[]"), _starts(columns, "logits")[there])
+    return largest
+
+
+def _starts(columns: Columns, name: str) -> np.ndarray:
+    """Where each row's values begin in a column of lists: (n,) int64."""
+    lengths = columns.lengths(name)
+    return np.cumsum(lengths) - lengths
 
 
 def map_rules(columns: Columns, n_classes: int | None, dtype: str | None, has_overlays: bool | None) -> Rules:
@@ -193,6 +263,8 @@ def map_rules(columns: Columns, n_classes: int | None, dtype: str | None, has_ov
     x, y = columns.numbers("maps[].peak_x"), columns.numbers("maps[].peak_y")
     yield ~(_is_between(x, right) & _is_between(y, bottom)), "has its peak outside of the image"
     yield _boxes_outside(columns, right, bottom), "has a box that does not lie in the image"
+    if set(ATTENTION) <= set(columns.arrays):
+        yield from _attention_rules(columns, right, bottom)
     yield from _value_rules(columns, dtype)
     for name in columns.arrays:
         if name.startswith("maps[].metrics."):
@@ -205,6 +277,30 @@ def map_rules(columns: Columns, n_classes: int | None, dtype: str | None, has_ov
             else "has an overlay, and the run's options ask for none"
         )
         yield columns.has("maps[].overlay") != has_overlays, words
+
+
+def _attention_rules(columns: Columns, right: np.ndarray, bottom: np.ndarray) -> Rules:
+    numbers = {name: columns.numbers(f"maps[].{name}") for name in (*ANYWHERE, *INSIDE, "top2_cc")}
+    has = {name: columns.has(f"maps[].{name}") for name in numbers}
+    bad = has["com_x"] & ~_is_between(numbers["com_x"], right) | has["com_y"] & ~_is_between(numbers["com_y"], bottom)
+    yield bad, "has its centre of mass outside of the image"
+    for name in SHARES:
+        yield has[name] & ~_is_between(numbers[name], 1.0), f"has a {name} outside of [0, 1]"
+    bad = has["border_ratio"] & ~_is_finite(numbers["border_ratio"])
+    yield bad, "has a border_ratio that is not a finite number of at least 0"
+    bad = has["top2_cc"] & ~((numbers["top2_cc"] >= -1) & (numbers["top2_cc"] <= 1))
+    yield bad, "has a top2_cc outside of [-1, 1]"
+    yield has["corner"] & ~_is_between(numbers["corner"], 3), "has a corner that is none of the four"
+    cells = columns.numbers("maps[].height").astype(np.float64) * columns.numbers("maps[].width")
+    bad = has["peak_cell"] & ~_is_between(numbers["peak_cell"], cells - 1)
+    bad |= has["components50"] & ~((numbers["components50"] >= 1) & (numbers["components50"] <= cells))
+    yield bad & (cells > 0), "has a peak or regions beyond its cells"
+    anywhere, inside = ([has[name] for name in names] for names in (ANYWHERE, INSIDE))
+    in_part = [np.logical_or.reduce(group) & ~np.logical_and.reduce(group) for group in (anywhere, inside)]
+    bad = in_part[0] | in_part[1] | (inside[0] & ~anywhere[0])
+    yield bad, "has only a part of the numbers that tell where its attention lies"
+    bad = anywhere[0] & (columns.numbers("maps[].total") == 0)
+    yield bad, "is nowhere positive, and has numbers that tell where its attention lies"
 
 
 def _value_rules(columns: Columns, dtype: str | None) -> Rules:

@@ -39,6 +39,11 @@ def is_counts(value: Any) -> bool:
     return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
+def is_file(value: Any) -> bool:
+    """Whether it says how many bytes a file has, and their checksum."""
+    return isinstance(value, dict) and is_count(value.get("bytes")) and isinstance(value.get("sha256"), str)
+
+
 COUNT = (is_count, "a whole number of at least 0")
 COUNTS = (is_counts, "whole numbers by name")
 WORD = (lambda value: isinstance(value, str), "a word")

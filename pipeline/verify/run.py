@@ -7,9 +7,10 @@ Everything streams: shards come from the manifest one after the other, a few of 
 from __future__ import annotations
 
 import collections
+import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,12 +18,14 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.codec import MAP_DTYPES
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RunError
 from pipeline.flow import CORES, IN_FLIGHT, map_ahead
 from pipeline.idset import IdSet, as_ids, hash_names
 from pipeline.layout import RunLayout
 from pipeline.progress import Counter, show_count, show_progress
 from pipeline.records import SCHEMA_VERSION, image_id
+from pipeline.sums import MAX_BYTES, Sums
+from pipeline.totals import gather
 from pipeline.verify.manifest import Part, Parts
 from pipeline.verify.problems import (
     COUNT,
@@ -32,8 +35,10 @@ from pipeline.verify.problems import (
     WORD,
     Kinds,
     Problem,
+    is_file,
     one_line,
     plain,
+    read_file,
     read_object,
     shorten,
 )
@@ -53,6 +58,7 @@ SUMMARY: Kinds = {
         lambda value: value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)),
         "a list of words, or null",
     ),
+    "sums": (is_file, "the bytes and sha256 of the total of all sums"),
     **dict.fromkeys(("inputs", "records", "failures", "overlays", "carried"), COUNT),
 }  # fmt: skip
 """What run.json must say."""
@@ -97,7 +103,7 @@ def verify_run(path: str) -> Iterator[Problem]:
     """
     layout = RunLayout(_absolute(path))
     hint = "the same `beamcam run` writes it once all shards are committed"
-    summary = read_object(layout, layout.SUMMARY, SUMMARY, hint, optional=("carried",))
+    summary = read_object(layout, layout.SUMMARY, SUMMARY, hint, optional=("carried", "sums"))
     if not isinstance(summary, Problem):
         yield from _Walk(layout, summary).problems()
     elif summary.kind == MISSING and not _may_exist(layout.uri(layout.MANIFEST)):
@@ -146,6 +152,8 @@ class _Walk:
         self.failures_by_type: collections.Counter[str] = collections.Counter()
         self.are_markers_whole = True
         self.n_logits: int | None = None  # of the first record
+        self.gathered: list[Sums] | None = []  # of the shards so far; None once one has none
+        self.with_sums: set[int] = set()  # shards whose markers name a file of sums
         self.overlays = IdSet()
         self.unknown = IdSet()  # images whose overlays are not known, since their shard could not be read
 
@@ -162,6 +170,7 @@ class _Walk:
                     done.add(len(checked.part.labels))
         if self.parts.is_whole:
             yield from self._check_counts()
+            yield from self._check_sums()
             yield from self._check_folders()
             listed = Counter()
             with show_count("overlays listed", lambda: listed.value):
@@ -178,6 +187,9 @@ class _Walk:
             yield from map_ahead(pool, check, self.parts, 2 * at_a_time)
 
     def _sum_up(self, checked: Checked) -> Iterator[Problem]:
+        if checked.has_sums:
+            self.with_sums.add(checked.part.number)
+        yield from self._gather(checked.sums)
         if checked.overlays is None:
             self.unknown.add(as_ids(map(image_id, {*checked.part.labels, *checked.uris})))
         else:
@@ -192,6 +204,16 @@ class _Walk:
             if length != self.n_logits:
                 words = f"{plain(uri)} has {length} logits, and the run's first record {self.n_logits}"
                 yield Problem("shard with another number of logits", words)
+
+    def _gather(self, sums: Sums | None) -> Iterator[Problem]:
+        if sums is None or self.gathered is None:
+            self.gathered = None
+            return
+        try:
+            self.gathered = gather(self.gathered, [sums])
+        except ValueError as error:
+            self.gathered = None
+            yield Problem("sums that do not add up", f"the shards' sums do not add up: {one_line(error)}")
 
     def _check_counts(self) -> Iterator[Problem]:
         counts = {"inputs": self.parts.n_images, "shards": self.parts.n_shards}
@@ -208,11 +230,29 @@ class _Walk:
                 words = f"run.json counts {shorten(said)} {name}, and the shards' markers {shorten(total)}"
                 yield Problem("run.json with another count", words)
 
+    def _check_sums(self) -> Iterator[Problem]:
+        """The total must be that of the shards; where a shard of an older run has no sums, what run.json says of it."""
+        path, told = self.layout.TOTAL, self.summary.get("sums")
+        if told is None:
+            return
+        again = f"remove {self.layout.SUMMARY}, and the same `beamcam run` writes it again"
+        try:
+            data = read_file(self.layout, path, MAX_BYTES)
+        except RunError as error:
+            yield Problem("file cannot be read", f"{error}: {again}")
+            return
+        if (len(data), hashlib.sha256(data).hexdigest()) != (told["bytes"], told["sha256"]):
+            words = f"{path} is damaged: {len(data)} bytes of another checksum than run.json says of {told['bytes']}"
+            yield Problem("file is damaged", f"{words}: {again}")
+        elif self.gathered and _merge(self.gathered) != data:
+            yield Problem("sums that do not add up", f"{path} is not the sum of the shards' sums: {again}")
+
     def _check_folders(self) -> Iterator[Problem]:
         """Readers take every file of a folder: there must be none but the shards' own."""
         for folder, name in (
             ("records", self.layout.records),
             ("failures", self.layout.failures),
+            ("sums", self.layout.sums),
             ("shards", self.layout.marker),
         ):
             for path in self._list(folder):
@@ -220,7 +260,10 @@ class _Walk:
                     yield path
                     continue
                 number = re.search(r"(\d{5,18})\.", path)
-                if number and int(number[1]) < self.parts.n_shards and name(int(number[1])) == path:
+                is_sums = folder == "sums" and number is not None and int(number[1]) not in self.with_sums
+                if number and int(number[1]) < self.parts.n_shards and name(int(number[1])) == path and not is_sums:
+                    continue
+                if path == self.layout.TOTAL and "sums" in self.summary:
                     continue
                 yield _stranger(path, "belongs to no shard")
 
@@ -248,6 +291,14 @@ class _Walk:
                 yield uri.removeprefix(base)
         except Exception as error:  # noqa: BLE001 - stores have errors of all kinds
             yield Problem("folder cannot be listed", f"{folder} cannot be listed: {one_line(error)}")
+
+
+def _merge(gathered: Sequence[Sums]) -> bytes | None:
+    """The file of their total; None if they do not belong together."""
+    try:
+        return Sums.merge(gathered).to_bytes()
+    except ValueError:
+        return None
 
 
 def _stranger(path: str, words: str) -> Problem:

@@ -18,6 +18,8 @@ from pipeline.idset import hash_names
 from pipeline.layout import RunLayout, as_file_name, digest_of_overlays
 from pipeline.png import fingerprint
 from pipeline.records import image_id
+from pipeline.sums import Sums
+from pipeline.totals import contradiction, stamp
 from pipeline.verify.columns import (
     Columns,
     check_empty,
@@ -37,7 +39,7 @@ from pipeline.verify.problems import (
     WORD,
     Kinds,
     Problem,
-    is_count,
+    is_file,
     one_line,
     plain,
     read_file,
@@ -55,10 +57,7 @@ AGAIN = "the same `beamcam run` makes that shard again"
 
 
 def _is_files(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(file, dict) and is_count(file.get("bytes")) and isinstance(file.get("sha256"), str)
-        for file in value.values()
-    )
+    return isinstance(value, dict) and all(map(is_file, value.values()))
 
 
 MARKER: Kinds = {
@@ -90,6 +89,8 @@ class Checked:
     marker: dict[str, Any] | None = None  # None if it could not be read
     uris: list[str] = field(default_factory=list)  # of the images in its files
     overlays: np.ndarray | None = None  # (n,) S16, hashes of those that belong to it; None if that is not known
+    has_sums: bool = False  # whether its marker names a file of sums
+    sums: Sums | None = None  # None if there are none, or they are damaged
     # The uri of an image that has so many logits; only where classes have no names, and nobody says how many there are.
     logit_lengths: dict[int, str] = field(default_factory=dict)
 
@@ -119,8 +120,11 @@ def _check_files(run: RunFacts, readers: ThreadPoolExecutor, checked: Checked) -
         return
     checked.marker = marker
     yield from _check_marker(run, part, marker)
-    if set(marker["files"]) != {layout.records(part.number), layout.failures(part.number)}:
+    checked.has_sums = layout.sums(part.number) in marker["files"]
+    if not _names_its_files(layout, part.number, marker):
         return
+    if checked.has_sums:
+        checked.sums = yield from _read_sums(layout, part.number, marker)
     read = functools.partial(_read_columns, run, part.number, marker)
     records = yield from read("records", layout.records(part.number), parquet.RECORDS)
     failures = yield from read("failures", layout.failures(part.number), parquet.FAILURES)
@@ -165,27 +169,62 @@ def _check_marker(run: RunFacts, part: Part, marker: Mapping[str, Any]) -> Itera
     if marker.get("carried", 0) > marker["records"]:
         words = f"{path} counts {marker['carried']} records carried over, of {marker['records']} in all"
         yield Problem("marker with another count of carried records", words)
-    files = {run.layout.records(number), run.layout.failures(number)} ^ set(marker["files"])
-    if files:
-        words = f"{path} does not name the two files of its shard, and them alone: see {shorten(min(files))}"
+    if not _names_its_files(run.layout, number, marker):
+        files = set(run.layout.files(number)) ^ set(marker["files"])
+        words = f"{path} does not name the files of its shard, and them alone: see {shorten(min(files))}"
         yield Problem("marker that names other files", words)
+
+
+def _names_its_files(layout: RunLayout, number: int, marker: Mapping[str, Any]) -> bool:
+    """Whether it names those of its shard; markers of before there were sums name two."""
+    *needed, sums = layout.files(number)
+    return set(marker["files"]) in (set(needed), {*needed, sums})
+
+
+def _read_sums(layout: RunLayout, number: int, marker: Mapping[str, Any]) -> Generator[Problem, None, Sums | None]:
+    """The sums of a shard; None, after a problem was yielded, if they are not whole."""
+    path, again = layout.sums(number), f"remove {layout.marker(number)}, and {AGAIN}"
+    data = yield from _read_whole(layout, path, marker["files"][path], again)
+    if data is None:
+        return None
+    try:
+        sums = stamp(Sums.from_bytes(data), data)
+    except ValueError as error:
+        yield Problem("file holds no sums", f"{path} cannot be read: {one_line(error)}: {again}")
+        return None
+    words = contradiction(sums, [marker])
+    if words is not None:
+        yield Problem("sums of other images", f"{path} and its shard's marker disagree about {words}: {again}")
+        return None
+    return sums
+
+
+def _read_whole(
+    layout: RunLayout, path: str, expected: Mapping[str, Any], again: str
+) -> Generator[Problem, None, bytes | None]:
+    """A shard's file; None, after a problem was yielded, if it is not what its marker says."""
+    try:
+        data = read_file(layout, path, MAX_BYTES)
+    except RunError as error:
+        yield Problem("file cannot be read", f"{error}: {again}")
+        return None
+    if (len(data), hashlib.sha256(data).hexdigest()) != (expected["bytes"], expected["sha256"]):
+        words = f"{path} is damaged: {len(data)} bytes of another checksum than its shard's marker says of "
+        yield Problem("file is damaged", f"{words}{expected['bytes']}: {again}")
+        return None
+    return data
 
 
 def _read_columns(
     run: RunFacts, number: int, marker: Mapping[str, Any], what: str, path: str, schema: Any
 ) -> Generator[Problem, None, Columns | None]:
     """The columns of a shard's file; None, after a problem was yielded, if it is not whole."""
-    expected, again = marker["files"][path], f"remove {run.layout.marker(number)}, and {AGAIN}"
-    try:
-        data = read_file(run.layout, path, MAX_BYTES)
-        if (len(data), hashlib.sha256(data).hexdigest()) != (expected["bytes"], expected["sha256"]):
-            words = f"{path} is damaged: {len(data)} bytes of another checksum than its shard's marker says of "
-            yield Problem("file is damaged", f"{words}{expected['bytes']}: {again}")
-            return None
-        table = parquet.parse_table(data, marker[what], MAX_BYTES)
-    except RunError as error:
-        yield Problem("file cannot be read", f"{error}: {again}")
+    again = f"remove {run.layout.marker(number)}, and {AGAIN}"
+    data = yield from _read_whole(run.layout, path, marker["files"][path], again)
+    if data is None:
         return None
+    try:
+        table = parquet.parse_table(data, marker[what], MAX_BYTES)
     except Exception as error:  # noqa: BLE001 - Arrow's errors are of many kinds
         yield Problem("file is no table", f"{path} cannot be read: {one_line(error)}: {again}")
         return None

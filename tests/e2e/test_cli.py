@@ -265,7 +265,7 @@ def test_dry_run_plans_and_writes_nothing(tmp_path, photographs, tiny_model_path
         r"^13 images tried: \d+\.\d images/s on \d+ cores, \d+\.\d s to start$", result.stdout, re.MULTILINE
     )
     assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:]] == [
-        "workers like this", "1", "3", "records", "overlays", "others", "in all"
+        "workers like this", "1", "3", "records", "overlays", "sums", "others", "in all"
     ]  # fmt: skip
     assert result.stderr.splitlines() == [
         "13 images listed; loading the model", "measuring on a sample of the images, for about 15 s"

@@ -30,7 +30,7 @@ PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 PATIENCE = 600  # seconds until a job hangs
 
-COMPARED = ("records/", "failures/", "overlays/", "manifest.parquet")
+COMPARED = ("records/", "failures/", "overlays/", "sums/", "manifest.parquet")
 """What two runs of one job have in common, byte for byte; markers and the summary tell of times."""
 
 

@@ -42,6 +42,12 @@ def _map(geometry: Geometry, seed: int = 0, **changes: object) -> MapRecord:
         negative_share=0.25,
         overlay="overlays/ab/ab-gradcam-281.png",
         geometry=geometry,
+        com_x=_f32(11.1),
+        com_y=30.25,
+        peak_cell=14,
+        corner=3,
+        components50=2,
+        top2_cc=_f32(-0.1),
     )
     return dataclasses.replace(whole, **changes)
 
@@ -60,6 +66,10 @@ def _records() -> list[Record]:
             logits=logits,
             logit_classes=None,
             maps=(_map(wide), _map(wide, 1, method="cam", target=0, rank=-1, encoded=encode_map(np.eye(2), "uint8"))),
+            confidence=_f32(0.9),
+            runner_up=3,
+            runner_up_confidence=_f32(0.05),
+            entropy=_f32(0.3),
         ),
         Record(
             id=image_id("/x/2.jpg"),
@@ -137,6 +147,11 @@ def test_the_columns_are_those_of_the_contract(written: str) -> None:
         "height": "int32",
         "logits": "list<element: float>",
         "logit_classes": "list<element: int32>",
+        "predicted": "int32",
+        "confidence": "float",
+        "runner_up": "int32",
+        "runner_up_confidence": "float",
+        "entropy": "float",
     }
     maps = {field.name: str(field.type) for field in schema.field("maps").type.value_type}
     assert maps == {
@@ -158,6 +173,20 @@ def test_the_columns_are_those_of_the_contract(written: str) -> None:
         "overlay": "string",
         "metrics": "struct<deletion: float, insertion: float, drop: float, increase: float, pointing: float, "
         "energy: float>",
+        "com_x": "float",
+        "com_y": "float",
+        "peak_cell": "int32",
+        "spread": "float",
+        "eff_area": "float",
+        "gini": "float",
+        "coverage50": "float",
+        "border_energy": "float",
+        "border_ratio": "float",
+        "corner_energy": "float",
+        "corner": "int8",
+        "components50": "int16",
+        "largest_share50": "float",
+        "top2_cc": "float",
     }
     view = {field.name: str(field.type) for field in schema.field("view").type}
     assert view == {"mode": "string", "width": "int32", "height": "int32"} | dict.fromkeys(

@@ -37,7 +37,7 @@ def make_plan(n_images: int, pending: tuple[int, ...] | None = None, **options) 
 
 def make_cost(**values) -> Cost:
     zeros = {field.name: 0 for field in dataclasses.fields(Cost)}
-    files = {"records": NONE, "failure_rows": NONE, "failures": {}, "tried": 10, "batch_size": 32}
+    files = {"records": NONE, "failure_rows": NONE, "sums": NONE, "failures": {}, "tried": 10, "batch_size": 32}
     return Cost(**{**zeros, **files, **values})
 
 
@@ -192,19 +192,20 @@ def test_only_what_is_left_of_a_run_is_counted() -> None:
     cost = make_cost(once=1.0, batch=2.0, records=FileSize(100, 10), marker=7)
     estimate = Estimate(make_plan(1030, (3, 10), shard_size=100), cost, 0, 0)
     assert estimate.seconds(1) == 1 + 2 * (4 + 1)
-    assert estimate.storage() == {"records": 2 * 100 + 130 * 10, "overlays": 0, "others": 2 * 7}
+    assert estimate.storage() == {"records": 2 * 100 + 130 * 10, "overlays": 0, "sums": 0, "others": 2 * 7}
 
 
 def test_storage_is_so_much_a_file_and_so_much_an_image() -> None:
     cost = make_cost(
         tried=50, failures={"decode:BrokenImage": 4, "read:OSError": 1}, records=FileSize(1000, 20),
-        failure_rows=FileSize(300, 5), marker=40, overlays=6000,
+        failure_rows=FileSize(300, 5), marker=40, overlays=6000, sums=FileSize(700, 3),
     )  # fmt: skip
     estimate = Estimate(make_plan(2000, shard_size=100), cost, 600, 9)
     assert cost.failing == 0.1
     assert estimate.storage() == {
         "records": 20 * 1000 + 1800 * 20,
         "overlays": pytest.approx(540 * 6000),
+        "sums": 20 * 700 + 2000 * 3,
         "others": 20 * (300 + 40) + 200 * 5 + 9,
     }
 
@@ -232,6 +233,19 @@ def test_a_files_own_bytes_are_told_from_those_of_its_rows() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([[(20, 900)], [(100, 1700), (60, 1400)]], FileSize(700, 10)),
+        ([[(20, 900)], [(20, 1000)]], FileSize(0, 50)),
+        ([[], []], FileSize(0, 0)),
+    ],
+)
+def test_sums_grow_from_the_smallest_shard_that_was_tried_to_the_largest(sizes, expected) -> None:
+    trials = [Trial(32, 1, 32, 1.0, (), (), 0, 0, 0, tuple(of_trial)) for of_trial in sizes]
+    assert sum_up(trials, 64, 32, 0.0, {}).sums == expected
+
+
 def test_bytes_of_an_overlay_are_those_of_images_that_have_one() -> None:
     trials = [Trial(32, 1, 32, 1.0, (), (), 0, overlays, images) for overlays, images in ((700, 7), (60, 1))]
     assert sum_up(trials, 64, 32, 0.0, {}).overlays == 95
@@ -243,6 +257,7 @@ def test_the_plan_is_told_in_a_few_lines(monkeypatch) -> None:
     cost = make_cost(
         tried=96, failures={"decode:BrokenImage": 3}, start=6.04, once=1.0, batch=0.5,
         records=FileSize(45_678, 3912.3), failure_rows=FileSize(2000, 100), marker=900, overlays=341_000,
+        sums=FileSize(20_000, 100),
     )  # fmt: skip
     estimate = Estimate(make_plan(1_000_000), cost, 10_000, 20_000_000)
     assert list(describe_estimate(estimate)) == [
@@ -255,8 +270,9 @@ def test_the_plan_is_told_in_a_few_lines(monkeypatch) -> None:
         "64                 4 min 15 s   4.53",
         "records   4.0 GB   3.9 kB an image, 45.7 kB a shard",
         "overlays  3.3 GB   341 kB an image, 10000 images",
+        "sums      178 MB   45.6 kB a shard",
         "others    34.5 MB  manifest, failures and markers",
-        "in all    7.3 GB",
+        "in all    7.5 GB",
     ]
     slow = dataclasses.replace(estimate, cost=dataclasses.replace(cost, batch=160.0))
     assert next(describe_estimate(slow)).startswith("96 images tried: 5.0 s an image on 2 cores")

@@ -16,6 +16,7 @@ import pytest
 from pipeline import storage
 from pipeline.cli import main
 from pipeline.verify import TOLD, Told, verify_run
+from pipeline.verify.columns import ATTENTION, SURENESS
 from tests.damages import DAMAGES, FIRST, SECOND
 from tests.runs import (
     METHODS,
@@ -162,7 +163,7 @@ def test_the_best_logits_have_their_classes(tmp_path: Path, changes: dict[str, A
 
 def test_logits_of_another_length_are_told_where_nobody_says_how_many_classes_there_are(tmp_path: Path) -> None:
     FakeRun(str(tmp_path), has_names=False).write()
-    change_rows(tmp_path, 1, lambda found: found[0].update(logits=[1.0, 2.0]))
+    change_rows(tmp_path, 1, lambda found: found[0].update(logits=[1.0, 2.0], predicted=1, runner_up=0))
     assert found_in(tmp_path) == ["/photos/0000004.jpg has 2 logits, and the run's first record 5"]
 
 
@@ -195,6 +196,48 @@ def test_files_of_before_there_were_metrics_are_whole(tmp_path: Path) -> None:
     for shard in range(3):
         change_table(tmp_path, shard, without_metrics)
     assert found_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("logits", ["all", "top:2"])
+def test_files_of_before_there_were_attention_and_confidence_are_whole(tmp_path: Path, logits: str) -> None:
+    FakeRun(str(tmp_path), logits=logits).write()
+
+    def without(found: pa.Table) -> pa.Table:
+        struct = found.schema.field("maps").type.value_type
+        older = pa.list_(pa.struct([field for field in struct if f"maps[].{field.name}" not in ATTENTION]))
+        fields = [pa.field("maps", older) if field.name == "maps" else field for field in found.schema]
+        kept = [field for field in fields if field.name not in SURENESS]
+        return pa.Table.from_pylist(found.to_pylist(), schema=pa.schema(kept, found.schema.metadata))
+
+    for shard in range(3):
+        change_table(tmp_path, shard, without)
+    assert "com_x" not in rows_of(tmp_path / "records/part-00000.parquet")[0]["maps"][0]
+    assert found_in(tmp_path) == []
+
+
+def test_records_of_before_there_were_attention_and_confidence_may_be_carried_over(tmp_path: Path) -> None:
+    FakeRun(str(tmp_path)).write()
+
+    def forget(found: list[dict[str, Any]]) -> None:
+        found[0].update(dict.fromkeys(SURENESS[1:]))  # the class with the highest logit is known all the same
+        found[0]["maps"][0].update(dict.fromkeys(name.removeprefix("maps[].") for name in ATTENTION))
+
+    change_rows(tmp_path, 0, forget)
+    assert found_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(("logits", "wrong"), [("all", 5), ("top:2", 2)])
+def test_each_class_but_the_best_is_no_prediction(tmp_path: Path, logits: str, wrong: int) -> None:
+    FakeRun(str(tmp_path), logits=logits).write()
+    first = rows_of(tmp_path / "records/part-00000.parquet")[0]
+    classes = first["logit_classes"] or range(5)
+    best = classes[int(np.argmax(first["logits"]))]
+    assert len(classes) == wrong
+    for other in classes:
+        change_rows(tmp_path, 0, lambda found, other=other: found[0].update(predicted=other, runner_up=None,
+                                                                            runner_up_confidence=None))  # fmt: skip
+        expected = f"the class that {FIRST} is predicted to be is not the one with the highest logit"
+        assert found_in(tmp_path) == ([] if other == best else [expected])
 
 
 # Hostile files
@@ -276,7 +319,7 @@ def test_a_store_that_is_away_is_not_a_run_without_problems(
 
     monkeypatch.setattr("pipeline.verify.run.walk_files" if what == "walk_files" else f"pipeline.storage.{what}", away)
     found = found_in(run)
-    assert len(found) == (4 if what == "walk_files" else 1), "each folder is told, and nothing else"
+    assert len(found) == (5 if what == "walk_files" else 1), "each folder is told, and nothing else"
     assert all("TimeoutError: no answer from the store" in words for words in found)
     assert main(["verify", str(run)]) == 1
 
