@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.errors import ConfigError
+from pipeline.parent import announce_job
 from pipeline.run import Plan
 from pipeline.totals import Basis
 from pipeline.transforms import ProcessShards, WriteSums
@@ -20,7 +21,10 @@ from pipeline.transforms import ProcessShards, WriteSums
 def run_graph(plan: Plan, beam_options: Sequence[str]) -> None:
     """Runs the pending shards of a plan to the end."""
     options = parse_beam_options(beam_options)
-    with beam.Pipeline(runner=_runner(options), options=options) as root:
+    runner = _runner(options)
+    if isinstance(runner, FnApiRunner):  # of others, workers may outlive the process that has launched the job
+        announce_job()
+    with beam.Pipeline(runner=runner, options=options) as root:
         define_pipeline(root, plan)
 
 

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config import configure_storage
 from pipeline.flow import process_shards
-from pipeline.parent import end_with_parent
+from pipeline.parent import end_with_job
 from pipeline.progress import images_done
 from pipeline.run import RunningJob
 from pipeline.stream import Stream
@@ -35,7 +35,7 @@ class ProcessShardsDoFn(beam.DoFn):
         """Loads the model; never in the constructor, which is pickled."""
         from pipeline.worker import shared_worker
 
-        end_with_parent()
+        end_with_job()
         configure_storage(self.job.config.storage_options, self.job.config.storage_timeout)
         self.worker = shared_worker(self.job.config)
 
