@@ -58,7 +58,9 @@ def find_off_object(sums: Sums, settings: Settings, names: Names) -> RuleResult:
         return RuleResult.skipped("BC108", "no image has boxes: give them in the manifest's column boxes")
     energy, area = mean_of("energy_in_box", energies), mean_of("box_area", areas)
     ratio = energy / np.maximum(area, 1e-9)
-    rows = np.flatnonzero(n >= limits["least_images"])
+    # Shares are known to the width of a bin: smaller boxes say nothing, nor do those of the whole image.
+    told = (area >= limits["least_area"]) & (area <= limits["most_area"])
+    rows = np.flatnonzero((n >= limits["least_images"]) & told)
     findings = []
     for row in rows[ratio[rows] <= limits["ratio"]]:
         scope = scope_of(classes, row, names, "predicted")

@@ -16,6 +16,7 @@ from pipeline import parquet, storage
 from pipeline.audit.advice import found_by
 from pipeline.audit.baseline import (
     Baseline,
+    choose_method,
     default_state,
     describe_baseline,
     encode_state,
@@ -24,7 +25,7 @@ from pipeline.audit.baseline import (
     read_history,
 )
 from pipeline.audit.between import Context
-from pipeline.audit.comparability import Facts, judge
+from pipeline.audit.comparability import Comparability, Facts, judge
 from pipeline.audit.comparison import calm_by_history, compare, with_states
 from pipeline.audit.confirm import Model, confirm_shortcut, load_model
 from pipeline.audit.examples import Gathered, Pool, gather_examples
@@ -33,7 +34,7 @@ from pipeline.audit.report import write_report
 from pipeline.audit.rules import RULES
 from pipeline.audit.settings import Ignore, Settings
 from pipeline.audit.suspects import find_suspects_among, look_for_suspects, sure_from
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError, RunError
 from pipeline.observations import read_observations
 from pipeline.reading import Run, open_run
 from pipeline.sums import Sums
@@ -73,23 +74,44 @@ class AuditOptions:
         return self.out or storage.join(self.run, "audit")
 
 
+class UnwrittenError(ConfigError):
+    """The folder for an audit's files cannot be written.
+
+    Attributes:
+        audit: what was found all the same.
+    """
+
+    def __init__(self, message: str, audit: Audit):
+        super().__init__(message)
+        self.audit = audit
+
+
 def audit_run(options: AuditOptions) -> Audit:
     """Judges a finished run, and writes findings.json, findings.parquet, state.npz and the report.
 
     Raises:
+        ConfigError: the run has no maps of the method.
         RunError: it cannot be judged: it is missing or damaged, or has no record.
+        UnwrittenError: it was judged, and the files cannot be written.
     """
     run = open_run(options.run)
-    sums = read_sums(run, options.method)
+    sums = read_sums(run, choose_method(run, options.method))
     if not sums.n_images and not sums.n_failed:
         raise RunError(f"{options.run!r} cannot be judged: it has no image")
-    audit = judge_run(run, sums, options)
-    write_audit(audit, sums, run, options)
+    with tempfile.TemporaryDirectory() as folder:
+        images = os.path.join(folder, IMAGES)  # noqa: PTH118 - a string, as all paths of storage
+        audit = judge_run(run, sums, options, images)
+        try:
+            storage.write_file(storage.join(options.folder, IMAGES), images)
+            write_audit(audit, sums, run, options)
+        except OSError as error:
+            why = f"{error.strerror or error} (name another place with --out)"
+            raise UnwrittenError(f"the audit in {options.folder!r} cannot be written: {why}", audit) from error
     return audit
 
 
-def judge_run(run: Run, sums: Sums, options: AuditOptions) -> Audit:
-    """What the rules say of a run; the images of the findings are written to findings.parquet."""
+def judge_run(run: Run, sums: Sums, options: AuditOptions, images: str) -> Audit:
+    """What the rules say of a run; the images of the findings are written to a local Parquet file `images`."""
     settings, baseline = options.settings, find_baseline(options, sums.method)
     model = None
     if options.confirm is not None:
@@ -100,14 +122,14 @@ def judge_run(run: Run, sums: Sums, options: AuditOptions) -> Audit:
     results = [result for result in results if result.rule not in settings.disabled]
     if options.history:
         results = calm_by_history(results, read_history(options.run, options.history))
-    results, gathered = _look_at_images(results, run, sums, model, options)
-    results = with_states(results, _earlier_findings(baseline, sums, context))
+    results, gathered = _look_at_images(results, run, sums, model, options, images)
+    comparability = judge(context.facts, baseline.facts, sums, baseline.sums) if baseline else None
+    results = with_states(results, _earlier_findings(baseline, comparability, context))
     results = [_in_severity(result, settings.severities) for result in results]
     findings, omitted = limit_findings([finding for result in results for finding in result.findings])
     findings = [_with_examples(finding, gathered.get(finding.key)) for finding in findings]
     findings, expired = apply_ignores(findings, settings.ignores, options.today)
     results += [RuleResult.skipped(rule, "switched off by audit.toml") for rule in settings.disabled - {expired.rule}]
-    comparability = judge(context.facts, baseline.facts, sums, baseline.sums) if baseline else None
     return Audit(
         tool=_tool(),
         run=_describe_run(run, sums, context),
@@ -119,13 +141,13 @@ def judge_run(run: Run, sums: Sums, options: AuditOptions) -> Audit:
 
 
 def _look_at_images(
-    results: list[RuleResult], run: Run, sums: Sums, model: Model | None, options: AuditOptions
+    results: list[RuleResult], run: Run, sums: Sums, model: Model | None, options: AuditOptions, images: str
 ) -> tuple[list[RuleResult], dict[str, Gathered]]:
     """With the rules that look at images: BC103, and a model's word on BC101; and the images of all findings."""
     settings, wanted = options.settings, [finding for result in results for finding in result.findings]
     wanted, _ = limit_findings(wanted)
     suspects = look_for_suspects(sums) if "BC103" not in settings.disabled else None
-    gathered, pool = _gather(run, sums, [*wanted, *([suspects] if suspects else [])], options)
+    gathered, pool = _gather(run, sums, [*wanted, *([suspects] if suspects else [])], images)
     if "BC103" not in settings.disabled:
         results = [*results, find_suspects_among(sums, settings, gathered.get(suspects.key) if suspects else None)]
     if model is not None:
@@ -201,9 +223,16 @@ def _make_context(run: Run, sums: Sums, settings: Settings, baseline: Baseline |
     )
 
 
-def _earlier_findings(baseline: Baseline | None, sums: Sums, context: Context) -> Sequence[Finding] | None:
-    """What the baseline's audit found, or would find by rules on sums; None if that says nothing of this run."""
-    if baseline is None or baseline.sums.method != sums.method:
+def _earlier_findings(
+    baseline: Baseline | None, comparability: Comparability | None, context: Context
+) -> Sequence[Finding] | None:
+    """What the baseline's audit found, or would find by rules on sums; None if that says nothing of this run.
+
+    Of other classes, or of maps that were made otherwise, nothing is known or new: the baseline could not have it.
+    """
+    if baseline is None or comparability is None:
+        return None
+    if comparability.reason("class") or comparability.reason("attention"):
         return None
     if baseline.findings is not None:
         return baseline.findings
@@ -234,19 +263,13 @@ def _confirmed(
     return dataclasses.replace(result, findings=(*asked, *rest))
 
 
-def _gather(
-    run: Run, sums: Sums, findings: Sequence[Finding], options: AuditOptions
-) -> tuple[dict[str, Gathered], Pool]:
-    """The images of all findings that are about images, by the finding's key; findings.parquet has them all."""
+def _gather(run: Run, sums: Sums, findings: Sequence[Finding], images: str) -> tuple[dict[str, Gathered], Pool]:
+    """The images of all findings that are about images, by the finding's key; the file `images` has them all."""
     pool = Pool()
     wanted = {finding.key: finding for finding in findings if _is_about_images(finding)}
-    uri = storage.join(options.folder, IMAGES)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, IMAGES)  # noqa: PTH118 - a string, as all paths of storage
-        with parquet.findings_writer(path, {"schema_version": "1"}) as write:
-            parts: Iterable[Any] = read_observations(run, sums.method) if wanted else ()
-            gathered = gather_examples(list(wanted.values()), parts, sure_from(sums), write, pool)
-        storage.write_file(uri, path)
+    with parquet.findings_writer(images, {"schema_version": "1"}) as write:
+        parts: Iterable[Any] = read_observations(run, sums.method) if wanted else ()
+        gathered = gather_examples(list(wanted.values()), parts, sure_from(sums), write, pool)
     return {one.finding.key: one for one in gathered}, pool
 
 

@@ -64,7 +64,7 @@ def read_baseline(where: str, method: str | None = None) -> Baseline:
         method: whose maps to compare; None for the first of the run's methods, or the accepted one.
 
     Raises:
-        ConfigError: there is neither, or the state has no sums of the method.
+        ConfigError: there is neither, or it has no sums of the method.
         RunError: the run is not finished, or damaged.
     """
     uri = storage.absolute(where)
@@ -88,10 +88,26 @@ def describe_run(run: Run, method: str | None = None) -> Baseline:
     """A finished run as one to compare with.
 
     Raises:
-        RunError: it is damaged, or lacks the method.
+        ConfigError: it has no maps of the method.
+        RunError: it is damaged.
     """
-    method = method or first_method(run.summary)
-    return Baseline(run.path, Facts.of(run, method), read_sums(run, method), read_findings(run))
+    method = choose_method(run, method)
+    return Baseline(run.path, Facts.of(run, method), read_sums(run, method), read_findings(run, method))
+
+
+def choose_method(run: Run, method: str | None = None) -> str:
+    """The method whose maps are looked at: the one that was asked for, or the run's first.
+
+    Raises:
+        ConfigError: the run has no maps of the method.
+        RunError: run.json does not say what its methods are.
+    """
+    first = first_method(run.summary)
+    methods = run.summary["config"]["methods"]
+    if method is not None and method not in methods:
+        known = ", ".join(map(str, methods))
+        raise ConfigError(f"the run {run.path!r} has no maps of {method!r}: name one of its methods, {known}")
+    return method or first
 
 
 def default_state(run: str) -> str:
@@ -115,7 +131,7 @@ def accept(run: str, target: str | None = None, method: str | None = None) -> st
         The file's uri.
 
     Raises:
-        ConfigError: the target cannot be written, or is no .npz.
+        ConfigError: the target cannot be written, or is no .npz, or the run has no maps of the method.
         RunError: there is no finished run.
     """
     target = default_state(run) if target is None else storage.absolute(target)
@@ -141,11 +157,13 @@ def encode_state(baseline: Baseline) -> bytes:
     )
 
 
-def read_findings(run: Run) -> tuple[Finding, ...] | None:
-    """What a run's audit found; None if it was not audited, or its file is damaged."""
+def read_findings(run: Run, method: str) -> tuple[Finding, ...] | None:
+    """What a run's audit found in a method's maps; None if it was not audited by them, or its file is damaged."""
     content = _read_json(RunLayout(run.path).uri(FINDINGS))
     try:
-        return None if content is None else tuple(Finding.from_dict(values) for values in content["findings"])
+        if content is None or content["run"]["method"] != method:
+            return None
+        return tuple(Finding.from_dict(values) for values in content["findings"])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

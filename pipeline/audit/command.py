@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline import storage
-from pipeline.audit.auditing import FINDINGS, AuditOptions, audit_run
+from pipeline.audit.auditing import FINDINGS, AuditOptions, UnwrittenError, audit_run
 from pipeline.audit.findings import Audit, Finding
 from pipeline.audit.junit import to_junit
 from pipeline.audit.settings import Settings, read_settings
@@ -37,9 +37,7 @@ def audit(arguments: argparse.Namespace, say: Say) -> int:
     Raises:
         ConfigError: wrong usage.
     """
-    verb, *words = (
-        arguments.words if arguments.words[0] in _VERBS and len(arguments.words) > 1 else ["", *arguments.words]
-    )
+    verb, *words = arguments.words if arguments.words[0] in _VERBS else ["", *arguments.words]
     try:
         return _VERBS[verb](words, arguments, say)
     except BrokenPipeError:  # somebody has read enough of what we say
@@ -59,13 +57,30 @@ class UnjudgedError(RunError):
 def _audit(words: list[str], arguments: argparse.Namespace, say: Say) -> int:
     _check_words(words, "audit RUN")
     options = make_options(words[0], arguments)
-    found = audit_run(options)
+    folder: str | None = options.folder
+    problems = []
+    try:
+        found = audit_run(options)
+    except UnwrittenError as error:  # what was found is told first
+        found, folder = error.audit, None
+        problems.append(str(error))
     if arguments.junit:
-        storage.write_bytes(storage.absolute(arguments.junit), to_junit(found, arguments.fail_on))
-    rows = describe_quietly(found) if arguments.quiet else [(line,) for line in describe(found, options.folder)]
+        problems += _write_junit(storage.absolute(arguments.junit), to_junit(found, arguments.fail_on))
+    rows = describe_quietly(found) if arguments.quiet else [(line,) for line in describe(found, folder)]
     for row in rows:
         say(*row)
+    if problems:
+        raise ConfigError("; ".join(problems))
     return FOUND if found.reaches(arguments.fail_on) else 0
+
+
+def _write_junit(uri: str, data: bytes) -> list[str]:
+    """Writes the file; returns what went wrong."""
+    try:
+        storage.write_bytes(uri, data)
+    except OSError as error:
+        return [f"the file {uri!r} cannot be written: {error.strerror or error} (name another place with --junit)"]
+    return []
 
 
 def _show(words: list[str], arguments: argparse.Namespace, say: Say) -> int:
@@ -130,22 +145,26 @@ def read_audit(folder: str) -> dict[str, Any]:
     return content
 
 
-def describe(found: Audit, folder: str) -> list[str]:
-    """What an audit says on a terminal: the findings, and one line that sums them up."""
+def describe(found: Audit, folder: str | None) -> list[str]:
+    """What an audit says on a terminal: the findings, and one line that sums them up.
+
+    Args:
+        found: the audit.
+        folder: where its files are; None if they could not be written.
+    """
     told = [finding for finding in found.findings if finding.counts]
     lines = [_line(finding) for finding in told[:MOST_LINES]]
     if len(told) > MOST_LINES:
-        lines.append(f"  and {len(told) - MOST_LINES} more in {storage.join(folder, FINDINGS)}")
+        where = f" in {storage.join(folder, FINDINGS)}" if folder else ""
+        lines.append(f"  and {len(told) - MOST_LINES} more{where}")
     counts, n_rules = found.counts, sum(result.ran for result in found.results)
     numbers = ", ".join(f"{counts[name]} {name}" for name in ("error", "warning", "info"))
     suppressed = f", {counts['suppressed']} suppressed" if counts["suppressed"] else ""
     resolved = sum(finding.state == "resolved" for finding in found.findings)
     gone = f", {resolved} resolved" if resolved else ""
     images = f"{found.run['n_images']} images, {n_rules} of {len(found.results)} rules"
-    return [
-        *lines,
-        f"{found.status}: {numbers}{suppressed}{gone} ({images}); report: {storage.join(folder, 'index.html')}",
-    ]
+    report = f"; report: {storage.join(folder, 'index.html')}" if folder else ""
+    return [*lines, f"{found.status}: {numbers}{suppressed}{gone} ({images}){report}"]
 
 
 def describe_quietly(found: Audit) -> list[Sequence[str]]:
@@ -165,4 +184,5 @@ def _line(finding: Finding) -> str:
 
 def _check_words(words: list[str], usage: str, count: int = 1) -> None:
     if len(words) != count:
-        raise ConfigError(f"the command is `beamcam {usage}`, not with {' '.join(words)!r}")
+        given = f"not with {' '.join(words)!r}" if words else "and a folder of that name is ./show or ./accept"
+        raise ConfigError(f"the command is `beamcam {usage}`, {given}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -78,13 +79,17 @@ def with_states(results: Iterable[RuleResult], earlier: Sequence[Finding] | None
 
     A shortcut (BC101) that the baseline did not have is an error: this is the night on which the model learned it.
 
+    Findings of BC2xx and BC3xx are new every night and never resolved: they tell what became of the run since its
+    baseline, so that the same key on another night is of another event.
+
     Args:
         results: this run's.
         earlier: the baseline's findings; None if it has none, or was not audited: all findings are new then.
     """
     if earlier is None:
         return list(results)
-    known, found = {finding.key: finding for finding in earlier if finding.state != "resolved"}, []
+    lasting = (finding for finding in earlier if finding.state != "resolved" and not _is_event(finding.rule))
+    known, found = {finding.key: finding for finding in lasting}, []
     for result in results:
         findings = [_with_state(finding, known) for finding in result.findings]
         keys = {finding.key for finding in findings}
@@ -148,6 +153,11 @@ def _on_shared_images(new: Sums, old: Sums, context: Context, comparability: Com
     return next(shared), next(shared)
 
 
+def _is_event(rule: str) -> bool:
+    """Whether its findings tell what happened in a night, and not what a run is like."""
+    return rule.startswith(("BC2", "BC3"))
+
+
 def _with_state(finding: Finding, known: Mapping[str, Finding]) -> Finding:
     if finding.key in known:
         return with_state(finding, "known")
@@ -181,7 +191,12 @@ def _measured(finding: Finding, night: Mapping[str, Any]) -> float | None:
     if name is None:
         return None
     steps = [name, finding.evidence.get("statistic"), index]
-    found: Any = night.get("measurements", {}).get(finding.rule, {})
-    for step in (str(step) for step in steps if step is not None):
+    found: Any = night
+    for step in ("measurements", finding.rule, *(str(step) for step in steps if step is not None)):
         found = found.get(step) if isinstance(found, Mapping) else None
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        return None
+    try:
+        return float(found) if math.isfinite(found) else None
+    except OverflowError:  # JSON has integers of any size
+        return None

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.audit import inference
 from pipeline.audit.advice import found_by
 from pipeline.audit.between import Array, Between, Context, count_side_by_side, interval
+from pipeline.audit.comparability import PREDICTIONS_HANG_ON, Comparability
 from pipeline.audit.findings import DATASET, Finding, RuleResult
 from pipeline.audit.pairing import Paired
 from pipeline.sums import EDGES, UNIT, ClassSums, Sums
@@ -22,7 +23,7 @@ def find_changed_predictions(between: Between) -> RuleResult:
     if not paired.n_same:
         return RuleResult.skipped("BC203", "the runs share no image of the same content")
     same = between.comparability.same_predictions
-    found = _not_reproducible(between, paired) if same else _of_another_model(paired)
+    found = _not_reproducible(between, paired) if same else _made_otherwise(paired, between.comparability)
     return RuleResult("BC203", True, None, paired.n_same, found, paired.measurements())
 
 
@@ -56,7 +57,7 @@ def _not_reproducible(between: Between, paired: Paired) -> tuple[Finding, ...]:
     return (finding,)
 
 
-def _of_another_model(paired: Paired) -> tuple[Finding, ...]:
+def _made_otherwise(paired: Paired, comparability: Comparability) -> tuple[Finding, ...]:
     if not paired.n_flipped:
         return ()
     p = float(inference.mcnemar(paired.n_worse, paired.n_better))
@@ -72,11 +73,20 @@ def _of_another_model(paired: Paired) -> tuple[Finding, ...]:
         threshold=0.0,
         ci=interval(paired.n_flipped, paired.n_same),
         n=paired.n_same,
-        message=f"by another model {paired.n_flipped} of {paired.n_same} images are predicted as another class{judged}",
+        message=f"{_how(comparability)} {paired.n_flipped} of {paired.n_same} images are predicted as another class"
+        f"{judged}",
         examples=paired.examples(),
         evidence={**paired.numbers(), "mcnemar_p": p},
     )
     return (finding,)
+
+
+def _how(comparability: Comparability) -> str:
+    """What may have changed predictions: another model, or the same one that was given its images otherwise."""
+    lines = [line for line in comparability.differences if line.partition(":")[0] in PREDICTIONS_HANG_ON]
+    if any(line.startswith("model_digest:") for line in lines):
+        return "by another model"
+    return f"made otherwise ({'; '.join(lines)})," if lines else "made otherwise,"
 
 
 def find_changed_mix(between: Between) -> RuleResult:

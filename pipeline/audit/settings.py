@@ -32,7 +32,7 @@ THRESHOLDS: dict[str, dict[str, float]] = {
     "BC105": {"share": 0.05, "least_images": 3},
     "BC106": {"mads": 4.0, "area": 0.6, "least_images": 20, "least_classes": 5},
     "BC107": {"components": 3, "share": 0.5, "least_images": 20},
-    "BC108": {"ratio": 1.0, "least_images": 20},
+    "BC108": {"ratio": 1.0, "least_images": 20, "least_area": 0.06, "most_area": 0.95},
     "BC109": {"difference": 0.15, "q": 0.01, "least_images": 30},
     "BC110": {"lift": 6.0, "least_images": 8, "least_share": 0.05},
     "BC201": {"moved": 0.10, "moved_same_model": 0.03, "moved_error": 0.25, "q": _Q, "least_images": 50},

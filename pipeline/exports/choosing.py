@@ -76,7 +76,7 @@ def read_findings(uri: str, rules: Sequence[str] = (), keys: Sequence[str] = ())
         keys: which findings, by their keys; likewise.
 
     Raises:
-        ConfigError: the file cannot be read, or has no such finding.
+        ConfigError: the file cannot be read, has no such finding, or only findings without images.
     """
     with as_config_errors(f"the findings {uri!r} cannot be read"):
         listed = json.loads(storage.read_bytes(uri, limit=_MAX_FINDINGS))["findings"]
@@ -88,6 +88,9 @@ def read_findings(uri: str, rules: Sequence[str] = (), keys: Sequence[str] = ())
         ids = {str(image["id"]) for one in chosen for kind in ("worst", "random") for image in one["examples"][kind]}
         for name in {str(one["files"]) for one in chosen if one.get("files")}:
             ids |= _read_ids(uri, name, {one["key"] for one in chosen})
+        if not ids:
+            named = ", ".join(sorted({f"{one['rule']} {one['key']}" for one in chosen})[:20])
+            raise ConfigError(f"{uri!r} names no image for {named}: choose findings that are about images")
     return frozenset(ids)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +14,13 @@ from typing import Any
 from pipeline import storage
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.exports.choosing import Choice, choose
+from pipeline.exports.folder import Folder, open_folder
 from pipeline.exports.formats import EXPORTERS, Format
 from pipeline.exports.items import ExportFacts, Item, Labels, common_root, file_name, name_below
 from pipeline.exports.regions import DEFAULT_CUT, Cut, find_regions
 from pipeline.reading import Run
 from pipeline.records import MapRecord, Record
 from pipeline.wording import without_secrets
-
-MARK = "beamcam-export.json"
-"""The file that tells a folder of an export from others, which are never emptied."""
 
 _LARGEST_IMAGE = 1 << 30  # bytes of an image that is copied
 
@@ -106,6 +105,10 @@ class ExportSummary:
             lines.append(f"  {self.failures} images have no map: they failed in the run")
         if self.renamed:
             lines.append(f"  {self.renamed} files have the image's id as their name, since its own is none for a file")
+        if not self.written:
+            lines.append(
+                "warning: no image was written: the choice or the regions' limits leave out every one of the run"
+            )
         return lines + [f"  {hint}" for hint in self.hints]
 
 
@@ -118,7 +121,7 @@ def export_run(run: Run, config: ExportConfig) -> ExportSummary:
         OSError: something cannot be written.
     """
     config.check()
-    _make_room(config)
+    room = _find_room(config)
     choice = config.choice
     chosen = sorted(choice.classes) if choice.classes is not None else None
     root = common_root(entry.uri for entry in run.manifest()) if config.root is None else config.root
@@ -127,7 +130,9 @@ def export_run(run: Run, config: ExportConfig) -> ExportSummary:
         config.format.shown if config.shapes is None else config.shapes, root, config.prefix,
         _shows_overlays(run, root),
     )  # fmt: skip
-    export = _Export(run, config, facts)
+    with as_config_errors(f"--output {config.output!r} cannot be written"):
+        room.clear()
+    export = _Export(run, config, facts, room)
     try:
         for record, shown in choose(lambda: iter(run), choice, run.class_names, export.left_out):
             export.take(record, shown)
@@ -135,20 +140,23 @@ def export_run(run: Run, config: ExportConfig) -> ExportSummary:
         if isinstance(error, ConfigError):
             raise
         raise RunError(f"{run.path!r} is damaged: {error}; `beamcam verify` tells where") from error
-    return export.finish()
+    else:
+        return export.finish()
+    finally:
+        room.close()
 
 
 class _Export:
     """An export under way."""
 
-    def __init__(self, run: Run, config: ExportConfig, facts: ExportFacts):
+    def __init__(self, run: Run, config: ExportConfig, facts: ExportFacts, room: Folder | _Files):
         self.left_out: Counter[str] = Counter()
-        self._run, self._config, self._facts = run, config, facts
+        self._run, self._config, self._facts, self._room = run, config, facts, room
         self._names: set[bytes] = set()
         self._written = self._regions = self._files = self._renamed = 0
         self._file = self._new_file()
         make_folder = config.format.make_folder
-        self._folder = None if make_folder is None else make_folder(facts, config.output)
+        self._folder = make_folder(facts, room) if make_folder is not None and isinstance(room, Folder) else None
 
     def take(self, record: Record, shown: MapRecord) -> None:
         """Writes an image, or counts why not."""
@@ -174,8 +182,11 @@ class _Export:
             self._folder.finish()
         else:
             self._close_file()
-            self._remove_old_files()
+        if isinstance(self._room, _Files):
+            self._room.remove_others()
         hints = []
+        if kept := self._room.kept:
+            hints.append(f"{len(kept)} files stay as they were, made or changed by somebody since: {kept[0]} first")
         if self._config.to == "fiftyone" and not self._config.copy_images and not storage.is_local(self._facts.root):
             hints.append("FiftyOne opens no buckets by itself: with --copy-images the images come along")
         return ExportSummary(self._written, self._regions, self.left_out, self._run.summary["failures"], self._files,
@@ -209,17 +220,11 @@ class _Export:
         return None if self._config.format.make_file is None else self._config.format.make_file(self._facts)
 
     def _close_file(self) -> None:
-        self._file.finish(part_uri(self._config, self._files))
+        uri = part_uri(self._config, self._files)
+        self._file.finish(uri)
+        if isinstance(self._room, _Files):
+            self._room.written.add(uri)
         self._files += 1
-
-    def _remove_old_files(self) -> None:
-        """Parts of an earlier, longer export of this name would be taken for some of this one."""
-        if self._config.per_file is None:
-            return
-        number = self._files
-        while storage.exists(uri := part_uri(self._config, number)):
-            storage.remove_file(uri)
-            number += 1
 
 
 def part_uri(config: ExportConfig, number: int) -> str:
@@ -230,27 +235,56 @@ def part_uri(config: ExportConfig, number: int) -> str:
     return f"{stem}-{number:05d}.{suffix}"
 
 
-def _make_room(config: ExportConfig) -> None:
-    """Sees that nothing is overwritten unasked, and never what is no export."""
+class _Files:
+    """Where one file goes, or several; and those that an earlier export of the same name left, of either naming."""
+
+    def __init__(self, config: ExportConfig):
+        self._output, self._first = config.output, part_uri(config, 0)
+        self.kept: list[str] = []
+        self.written: set[str] = set()
+        if storage.is_folder(self._first):
+            raise ConfigError(f"{self._first!r} is a folder: name another --output")
+        there = self._of_this_name()
+        if there and not config.overwrite:
+            raise ConfigError(f"{there[0]!r} is there already: --overwrite replaces it")
+
+    def clear(self) -> None:
+        """Sees that a file can be written there, before hours of reading; replaces none yet."""
+        probe = f"{self._output}.beamcam-probe"
+        storage.write_bytes(probe, b"")
+        with contextlib.suppress(PermissionError):  # of who may write to a bucket, but not remove
+            storage.remove_file(probe)
+
+    def remove_others(self) -> None:
+        """Files of an earlier export, more or named otherwise, would be taken for some of this one."""
+        written = {storage.canonical(uri) for uri in self.written}
+        for uri in self._of_this_name():
+            if storage.canonical(uri) not in written:
+                storage.remove_file(uri)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def _of_this_name(self) -> list[str]:
+        """`boxes.json`, `boxes-00000.json` and so on: what exports of this name write, with --per-file or without."""
+        folder, _, name = self._output.rpartition("/")
+        stem, _, suffix = name.rpartition(".")
+        own = re.compile(rf"{re.escape(stem)}(-[0-9]{{5}})?\.{re.escape(suffix)}")
+        found = storage.list_files(folder or "/") if "/" in self._output else storage.list_files(".")
+        return [uri for uri in found if own.fullmatch(uri.rpartition("/")[2])]
+
+
+def _find_room(config: ExportConfig) -> Folder | _Files:
+    """Sees that nothing is overwritten unasked, and never what is no export; changes nothing yet."""
     with as_config_errors(f"--output {config.output!r} cannot be written"):
         if config.format.suffix is not None:
-            if storage.exists(part_uri(config, 0)) and not config.overwrite:
-                raise ConfigError(f"{part_uri(config, 0)!r} is there already: --overwrite replaces it")
-            return
-        mark = storage.join(config.output, MARK)
-        if storage.list_files(config.output, recursive=True):
-            if not storage.exists(mark):
-                raise ConfigError(f"{config.output!r} is there already and no export: name another --output")
-            if not config.overwrite:
-                raise ConfigError(f"{config.output!r} is there already: --overwrite replaces it")
-            storage.remove_folder(config.output)
-        storage.write_bytes(mark, _describe(config))
+            return _Files(config)
+        return open_folder(config.output, _describe(config), config.format.common, config.overwrite)
 
 
-def _describe(config: ExportConfig) -> bytes:
+def _describe(config: ExportConfig) -> dict[str, Any]:
     """What made a folder; without the hundreds of ids of findings."""
-    cut = dataclasses.asdict(config.cut)
-    return json.dumps({"format": config.to, "method": config.choice.method, **cut}, indent=1).encode()
+    return {"format": config.to, "method": config.choice.method, **dataclasses.asdict(config.cut)}
 
 
 def _model_name(summary: dict[str, Any]) -> str:

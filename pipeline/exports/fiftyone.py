@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import storage
+from pipeline.exports.folder import Folder
 from pipeline.exports.heatmaps import grey_png
 from pipeline.exports.items import ExportFacts, Item, file_name
-from pipeline.exports.writing import Rows, as_json, write_parts
+from pipeline.exports.writing import Rows, as_json
 from pipeline.geometry import project_map, shrink_geometry
 from pipeline.records import MapRecord
 
@@ -30,7 +30,7 @@ class FiftyOneExporter:
     may be relative.
     """
 
-    def __init__(self, facts: ExportFacts, folder: str):
+    def __init__(self, facts: ExportFacts, folder: Folder):
         self._facts, self._folder = facts, folder
         self._samples = Rows(",\n")
 
@@ -40,9 +40,9 @@ class FiftyOneExporter:
         path = record.uri
         if item.content is not None:
             path = f"data/{file_name(item)}"
-            storage.write_bytes(storage.join(self._folder, path), item.content)
+            self._folder.write(path, item.content)
         map_path = f"fields/heatmap/{record.id}.png"
-        storage.write_bytes(storage.join(self._folder, map_path), _picture(item.shown))
+        self._folder.write(map_path, _picture(item.shown))
         x, y = item.peak
         sample = {
             "filepath": path, "tags": ["auto"], "metadata": None, "_media_type": "image", "_rand": _share(record.id),
@@ -71,8 +71,8 @@ class FiftyOneExporter:
             "name": f"beamcam {_object_id(facts.run)[:6]} {facts.method}", "media_type": "image",
             "info": {"made_by": "beamcam", "run": facts.run, **facts.attributes}, "default_classes": classes,
         }  # fmt: skip
-        storage.write_bytes(storage.join(self._folder, "metadata.json"), as_json(metadata).encode())
-        write_parts(storage.join(self._folder, "samples.json"), ['{"samples":[\n', self._samples, "\n]}\n"])
+        self._folder.write("metadata.json", as_json(metadata).encode())
+        self._folder.write_parts("samples.json", ['{"samples":[\n', self._samples, "\n]}\n"])
 
 
 def _label(item: Item, kind: str, part: str, **values: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Protocol
 from pipeline.exports.coco import CocoExporter
 from pipeline.exports.cvat import CvatExporter
 from pipeline.exports.fiftyone import FiftyOneExporter
+from pipeline.exports.folder import Folder
 from pipeline.exports.heatmaps import HeatmapsExporter
 from pipeline.exports.items import ExportFacts, Item
 from pipeline.exports.label_studio import LabelStudioExporter
@@ -44,7 +45,8 @@ class Format:
     shown: frozenset[str]  # of these, unless asked otherwise
     suffix: str | None = None  # of its file; None for a folder
     make_file: Callable[[ExportFacts], FileExporter] | None = None
-    make_folder: Callable[[ExportFacts, str], FolderExporter] | None = None
+    make_folder: Callable[[ExportFacts, Folder], FolderExporter] | None = None
+    common: tuple[str, ...] = ()  # what of a folder holds for all images
 
 
 _ALL = frozenset({"class", "box", "mask", "polygon", "peak"})
@@ -61,13 +63,14 @@ EXPORTERS = {
     ),
     "cvat": Format("CVAT for images 1.1 (XML)", _ALL, _USUAL, ".xml", make_file=CvatExporter),
     "fiftyone": Format(
-        "a FiftyOne dataset on disk (folder)", _USUAL, _USUAL, make_folder=FiftyOneExporter
+        "a FiftyOne dataset on disk (folder)", _USUAL, _USUAL, make_folder=FiftyOneExporter,
+        common=("samples.json", "metadata.json"),
     ),
     "yolo": Format(
         "YOLO labels in the layout of Ultralytics (folder)", frozenset({"box", "polygon"}), frozenset({"box"}),
-        make_folder=YoloExporter,
+        make_folder=YoloExporter, common=("train.txt", "data.yaml"),
     ),
     "heatmaps": Format("grey PNGs of the maps and a CSV (folder)", frozenset(), frozenset(),
-                       make_folder=HeatmapsExporter),
+                       make_folder=HeatmapsExporter, common=("index.csv",)),
 }  # fmt: skip
 """By the names of `--to`."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline import storage
+from pipeline.exports.folder import Folder
 from pipeline.exports.items import ExportFacts, Item, file_name
-from pipeline.exports.writing import Rows, write_parts
+from pipeline.exports.writing import Rows
 from pipeline.geometry import project_map
 
 _COLUMNS = ("uri", "map", "label", "class", "score", "peak_x", "peak_y", "left", "top", "width", "height", "maximum")
@@ -20,7 +20,7 @@ _COLUMNS = ("uri", "map", "label", "class", "score", "peak_x", "peak_y", "left",
 class HeatmapsExporter:
     """Writes `maps/NAME.png`, 8-bit grey with 255 for the map's maximum, and `index.csv` with the strongest region."""
 
-    def __init__(self, facts: ExportFacts, folder: str):
+    def __init__(self, facts: ExportFacts, folder: Folder):
         self._facts, self._folder = facts, folder
         self._rows = Rows()
         self._rows.add(_line(_COLUMNS))
@@ -30,9 +30,9 @@ class HeatmapsExporter:
         name = file_name(item)
         shown = np.maximum(project_map(item.shown.array(), item.record.geometry), 0)
         peak = float(shown.max())
-        storage.write_bytes(storage.join(self._folder, "maps", f"{name}.png"), grey_png(shown / peak))
+        self._folder.write(f"maps/{name}.png", grey_png(shown / peak))
         if item.content is not None:
-            storage.write_bytes(storage.join(self._folder, "images", name), item.content)
+            self._folder.write(f"images/{name}", item.content)
         strongest = item.regions[0]
         box = (strongest.left, strongest.top, strongest.width, strongest.height)
         self._rows.add(
@@ -42,7 +42,7 @@ class HeatmapsExporter:
 
     def finish(self) -> None:
         """Writes the table."""
-        write_parts(storage.join(self._folder, "index.csv"), [self._rows])
+        self._folder.write_parts("index.csv", [self._rows])
 
 
 def grey_png(values: np.ndarray) -> bytes:

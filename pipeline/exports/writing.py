@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -48,8 +49,8 @@ def as_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def write_parts(uri: str, parts: Iterable[str | Rows]) -> None:
-    """Writes a file of any size from texts and rows, so that it appears whole or not at all."""
+def write_parts(uri: str, parts: Iterable[str | Rows]) -> str:
+    """Writes a file of any size from texts and rows, so that it appears whole or not at all; tells its digest."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "whole"
         with local.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -60,3 +61,12 @@ def write_parts(uri: str, parts: Iterable[str | Rows]) -> None:
                 else:
                     file.write(part)
         storage.write_file(uri, str(local))
+        return _digest_of(local)
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 
-from pipeline import storage
+from pipeline.exports.folder import Folder
 from pipeline.exports.items import ExportFacts, Item, file_name
 from pipeline.exports.regions import Region, outline
-from pipeline.exports.writing import Rows, write_parts
+from pipeline.exports.writing import Rows
 
 
 class YoloExporter:
     """Writes `labels/train/NAME.txt`, with a line for each region: class, then box or polygon, in [0, 1].
 
-    train.txt lists `images/train/NAME`, where the images are with --copy-images, or are to be put: CVAT and datumaro
-    want it, and data.yaml names it. Scores have no place in this format.
+    train.txt lists `./images/train/NAME`, where the images are with --copy-images, or are to be put: CVAT and datumaro
+    want it, and data.yaml names it. Ultralytics takes `./` for the list's own folder, whatever the working directory.
+    Scores have no place in this format.
     """
 
-    def __init__(self, facts: ExportFacts, folder: str):
+    def __init__(self, facts: ExportFacts, folder: Folder):
         self._facts, self._folder = facts, folder
         self._names = Rows("\n")
 
@@ -26,19 +27,16 @@ class YoloExporter:
         name = file_name(item)
         stem, dot, _ = name.rpartition(".")
         lines = [f"{item.shown.target} {self._place(item, region)}\n" for region in item.regions]
-        target = storage.join(self._folder, "labels/train", f"{stem if dot else name}.txt")
-        storage.write_bytes(target, "".join(lines).encode())
+        self._folder.write(f"labels/train/{stem if dot else name}.txt", "".join(lines).encode())
         if item.content is not None:
-            storage.write_bytes(storage.join(self._folder, "images/train", name), item.content)
-        self._names.add(f"images/train/{name}")
+            self._folder.write(f"images/train/{name}", item.content)
+        self._names.add(f"./images/train/{name}")
 
     def finish(self) -> None:
         """Writes the list of images and the classes."""
-        write_parts(storage.join(self._folder, "train.txt"), [self._names, "\n"])
+        self._folder.write_parts("train.txt", [self._names, "\n"])
         names = "".join(f"  {index}: {json.dumps(name, ensure_ascii=False)}\n" for index, name in self._every_class())
-        storage.write_bytes(
-            storage.join(self._folder, "data.yaml"), f"path: .\ntrain: train.txt\nnames:\n{names}".encode()
-        )
+        self._folder.write("data.yaml", f"path: .\ntrain: train.txt\nnames:\n{names}".encode())
 
     def _every_class(self) -> list[tuple[int, str]]:
         """Classes from 0 on without a gap, as readers count them."""

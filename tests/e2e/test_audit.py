@@ -170,7 +170,9 @@ def test_an_accepted_run_is_the_baseline_of_those_beside_it(folder: Path, tmp_pa
     assert not [one for one in content["findings"] if one["rule"].startswith("BC2")]
     code, content = audit(night, "--baseline", str(night / "run/audit/state.npz"))
     assert (code, content["baseline"]["rubber_stamp"]) == (0, False)
-    assert {one["state"] for one in content["findings"]} == {"known"}
+    of_runs = {one["state"] for one in content["findings"] if one["rule"].startswith("BC1")}
+    assert of_runs == {"known"}
+    assert {one["state"] for one in content["findings"] if one["rule"] == "BC301"} == {"new"}
     code, content = audit(night, "--baseline", "none")
     assert content["baseline"]["rubber_stamp"] is True
 
@@ -186,8 +188,40 @@ def test_exit_codes_say_what_was_found_and_whether_it_could_be_judged(
     assert main(["audit", str(folder / "run"), "another", *out]) == 2
     assert main(["audit", str(folder / "run"), "--history", "-1", *out]) == 2
     assert main(["audit", str(folder / "run"), "--baseline", str(tmp_path / "nowhere"), *out]) == 2
-    assert main(["audit", str(folder / "run"), "--method", "nonsense", *out]) == 3
     assert "the command is `beamcam audit RUN`" in capsys.readouterr().err
+
+
+def test_a_method_or_a_run_that_is_not_named_rightly_is_wrong_usage(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["audit", str(folder / "run"), "--method", "nosuch", "--out", str(tmp_path)]) == 2
+    assert "has no maps of 'nosuch': name one of its methods, " in capsys.readouterr().err
+    assert main(["audit", "accept", str(folder / "run"), "--method", "nosuch"]) == 2
+    assert "has no maps of 'nosuch'" in capsys.readouterr().err
+    assert main(["audit", "accept"]) == 2
+    assert "the command is `beamcam audit accept RUN`" in capsys.readouterr().err
+    assert main(["audit", "show"]) == 2
+    assert "the command is `beamcam audit show RUN CLASS`" in capsys.readouterr().err
+
+
+def test_findings_are_told_though_they_cannot_be_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    nowhere = str(tmp_path / "file" / "audit")
+    assert main(["audit", str(folder / "run"), "--out", nowhere]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("warning BC101 red: 100% of the maps peak in one place (bottom-right corner)")
+    assert "report: " not in told.out
+    (line,) = told.err.splitlines()
+    assert f"the audit in {nowhere!r} cannot be written: Not a directory (name another place with --out)" in line
+    junit, out = str(tmp_path / "file" / "folder" / "junit.xml"), tmp_path / "out"
+    assert main(["audit", str(folder / "run"), "-q", "--out", str(out), "--junit", junit]) == 2
+    told = capsys.readouterr()
+    assert [line.split("\t")[1] for line in told.out.splitlines()[:2]] == ["rule", "BC101"]
+    (line,) = told.err.splitlines()
+    assert f"the file {junit!r} cannot be written: Not a directory (name another place with --junit)" in line
+    assert {"findings.json", "findings.parquet", "state.npz", "index.html"} <= {path.name for path in out.iterdir()}
 
 
 def test_a_damaged_run_cannot_be_judged(folder: Path, tmp_path: Path) -> None:
@@ -287,6 +321,30 @@ def test_a_hostile_baseline_is_told_or_passed_over(folder: Path, tmp_path: Path)
     (tmp_path / "state.npz").write_bytes(b"PK nonsense")
     out = ["--out", str(tmp_path / "out")]
     assert main(["audit", str(folder / "run"), "--baseline", str(tmp_path / "state.npz"), *out]) == 2
+
+
+@pytest.mark.parametrize("changed", ["nothing", "class_names", "resize"])
+def test_against_a_baseline_that_cannot_be_compared_no_shortcut_is_new_and_nothing_is_resolved(
+    changed: str, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "run", tmp_path / "old")
+    _, content = audit(tmp_path, "--baseline", "none", run="old")
+    shortcut = content["findings"][0]
+    gone = {**shortcut, "rule": "BC107", "scope": {**shortcut["scope"], "class": 1, "name": "green"}}
+    change_json(tmp_path / "old/audit/findings.json", findings=[gone])
+    old, config = tmp_path / "old/run.json", json.loads((folder / "run/run.json").read_text())["config"]
+    if changed == "class_names":
+        change_json(old, class_names=["red", "green", "violet"])
+    elif changed == "resize":
+        change_json(old, config={**config, "resize": "crop"})
+    code, content = audit(folder, "--baseline", str(tmp_path / "old"), "--out", str(tmp_path / "out"))
+    found = [(one["severity"], one["state"]) for one in content["findings"] if one["rule"] == "BC101"]
+    resolved = [one["rule"] for one in content["findings"] if one["state"] == "resolved"]
+    if changed == "nothing":
+        assert (code, found, resolved) == (1, [("error", "new")], ["BC107"])
+    else:
+        assert (code, found, resolved) == (0, [("warning", "new")], [])
+        assert "BC302" in {one["rule"] for one in content["findings"]}
 
 
 def test_a_baseline_without_a_common_image_is_compared_class_by_class(

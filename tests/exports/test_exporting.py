@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline import parquet, storage
 from pipeline.cli import main
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, RunError
 from pipeline.exports import EXPORTERS, Choice, Cut, ExportConfig, export_run, find_regions
 from pipeline.exports.items import Item, Labels, common_root, file_name, name_below
 from pipeline.exports.regions import outline
@@ -170,7 +170,7 @@ def test_yolo_counts_classes_from_zero_and_boxes_in_shares(run: Run, tmp_path: P
     content = yaml.safe_load((tmp_path / "y/data.yaml").read_text(encoding="utf-8"))
     assert content["names"] == dict(enumerate(["crane (0)", NAMES[1], NAMES[2], "crane (3)", NAMES[4], NAMES[5]]))
     listed = (tmp_path / "y/train.txt").read_text(encoding="utf-8").splitlines()
-    assert listed == [f"images/train/{one.name}" for one in WRITTEN]
+    assert listed == [f"./images/train/{one.name}" for one in WRITTEN]
     text = (tmp_path / "y/labels/train/sub folder/tall, 1.txt").read_text()
     number, x, y, w, h = text.split()
     record = next(r for r in run if r.uri.endswith("tall, 1.png"))
@@ -393,14 +393,140 @@ def test_nothing_is_overwritten_unasked_and_no_folder_emptied_that_is_no_export(
         export(run, to, output)
         with pytest.raises(ConfigError, match="is there already: --overwrite replaces it"):
             export(run, to, output)
-    (tmp_path / "h/maps/old.png").write_text("x")
     export(run, "yolo", tmp_path / "h", overwrite=True)
-    assert not (tmp_path / "h/maps").exists()
+    assert not (tmp_path / "h/index.csv").exists()
+    assert not list((tmp_path / "h/maps").rglob("*.png"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/diary.txt").write_text("x")
     with pytest.raises(ConfigError, match="is there already and no export"):
         export(run, "yolo", tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine/diary.txt").read_text() == "x"
+
+
+def test_an_export_again_keeps_photographs_and_labels_that_people_put_there(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "y"
+    export(run, "yolo", folder)
+    storage.write_bytes(str(folder / "images/train/plain.png"), b"my photograph")
+    (folder / "labels/train/full.txt").write_text("0 0.1 0.1 0.1 0.1\n")  # corrected
+    (folder / "labels/train/unsure.txt").write_text("1 0.2 0.2 0.2 0.2\n")  # made by hand
+    summary = export(run, "yolo", folder, Choice(METHOD, min_score=0, classes=frozenset({0})), copy_images=True,
+                     overwrite=True)  # fmt: skip
+    assert (folder / "images/train/plain.png").read_bytes() == b"my photograph"
+    assert (folder / "labels/train/full.txt").read_text() == "0 0.1 0.1 0.1 0.1\n"
+    assert (folder / "labels/train/unsure.txt").read_text() == "1 0.2 0.2 0.2 0.2\n"
+    assert not (folder / "labels/train/two.txt").exists(), "of the earlier export, and of another class"
+    assert (folder / "images/train/hole.png").read_bytes() == Path(photos(run) + "hole.png").read_bytes()
+    assert summary.hints == (
+        "3 files stay as they were, made or changed by somebody since: images/train/plain.png first",
+    )
+    export(run, "heatmaps", folder, overwrite=True)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.parent.name == "train"}
+    assert left == {"images/train/plain.png", "labels/train/full.txt", "labels/train/unsure.txt"}
+
+
+def test_the_mark_lists_every_file_that_was_written_also_when_an_export_breaks_off(tmp_path: Path) -> None:
+    found = make_run(tmp_path)
+    export(found, "yolo", tmp_path / "y")
+    listed = json.loads((tmp_path / "y/beamcam-export.json").read_text())["files"]
+    there = {path.relative_to(tmp_path / "y").as_posix() for path in (tmp_path / "y").rglob("*") if path.is_file()}
+    assert set(listed) == there - {"beamcam-export.json"}
+    part = Path(found.path) / "records/part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-40])
+    with pytest.raises(RunError, match="is damaged"):
+        export(open_run(found.path), "yolo", tmp_path / "y", overwrite=True)
+    listed = json.loads((tmp_path / "y/beamcam-export.json").read_text())["files"]
+    there = {path.relative_to(tmp_path / "y").as_posix() for path in (tmp_path / "y").rglob("*") if path.is_file()}
+    assert set(listed) == there - {"beamcam-export.json"}
+
+
+def test_an_old_export_stays_whole_when_the_new_ones_options_are_refused(run: Run, tmp_path: Path) -> None:
+    export(run, "yolo", tmp_path / "y")
+    before = {path: path.read_bytes() for path in (tmp_path / "y").rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="--min-score"):
+        export(run, "yolo", tmp_path / "y", Choice(METHOD, min_score=2), overwrite=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "y").rglob("*") if path.is_file()} == before
+    (tmp_path / "y/data.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"data.yaml' was changed or made by somebody"):
+        export(run, "yolo", tmp_path / "y", overwrite=True)
+    assert (tmp_path / "y/data.yaml").read_text() == "mine"
+    assert (tmp_path / "y/labels/train/plain.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": "yolo"}', "broke off before it could list its files"),
+        ('{"files": {"../diary.txt": "x"}}', "lies elsewhere"),
+        ('{"files": {"/etc/passwd": "x"}}', "lies elsewhere"),
+    ],
+)
+def test_lists_of_files_that_are_none_remove_nothing(run: Run, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y/beamcam-export.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        export(run, "yolo", tmp_path / "y", overwrite=True)
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, 4), (4, None)])
+def test_files_of_the_other_naming_do_not_stay_and_others_do(
+    run: Run, tmp_path: Path, first: int | None, second: int | None
+) -> None:
+    others = {"a-1.json", "a-000000.json", "a-00000.json.bak", "ab.json", "aa-00000.json", "a-00000.xml"}
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    made = {None: {"a.json"}, 4: {"a-00000.json", "a-00001.json"}}
+    export(run, "coco", tmp_path / "a.json", per_file=first)
+    with pytest.raises(ConfigError, match="is there already: --overwrite replaces it"):
+        export(run, "coco", tmp_path / "a.json", per_file=second)
+    export(run, "coco", tmp_path / "a.json", per_file=second, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == made[second] | others
+    assert all((tmp_path / name).read_text() == "mine" for name in others)
+
+
+def test_findings_without_images_are_refused_and_an_empty_choice_is_told(run: Run, tmp_path: Path, capsys) -> None:
+    one = {"key": "ccc", "rule": "BC301", "examples": {"worst": [], "random": []}, "files": None}
+    (tmp_path / "findings.json").write_text(json.dumps({"findings": [one]}))
+    command = ["export", run.path, "--to", "coco", "--output", str(tmp_path / "c.json")]
+    assert main([*command, "--findings", str(tmp_path / "findings.json"), "--rule", "BC301"]) == 2
+    assert "names no image for BC301 ccc: choose findings that are about images" in capsys.readouterr().err
+    assert not (tmp_path / "c.json").exists()
+    assert main([*command, "--min-score", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("warning: no image was written") == 1
+    assert main([*command, "--overwrite"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["file/x.json", "folder.json"])
+def test_places_where_no_file_can_be_are_told_before_any_record_is_read(
+    tmp_path: Path, name: str, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_run(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.json").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.exports.exporting.choose", lambda *_: pytest.fail("records were read"))
+        assert main(["export", found.path, "--to", "coco", "--output", str(tmp_path / name), "--overwrite"]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / name) in said
+    assert said.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.json", "manifest", "photos", "run"}
+
+
+def test_in_buckets_too_only_what_an_export_wrote_is_replaced(run: Run) -> None:
+    base = f"memory:///{uuid.uuid4().hex}"
+    yolo, tasks = f"{base}/y", f"{base}/t.json"
+    export(run, "yolo", yolo)  # type: ignore[arg-type]
+    storage.write_bytes(f"{yolo}/images/train/plain.png", b"mine")
+    storage.write_bytes(f"{yolo}/labels/train/plain.txt", b"corrected")
+    export(run, "yolo", yolo, Choice(METHOD, classes=frozenset({0})), overwrite=True)  # type: ignore[arg-type]
+    assert storage.read_bytes(f"{yolo}/images/train/plain.png") == b"mine"
+    assert storage.read_bytes(f"{yolo}/labels/train/plain.txt") == b"corrected"
+    assert not storage.exists(f"{yolo}/labels/train/two.txt")
+    export(run, "label-studio", tasks, per_file=4)  # type: ignore[arg-type]
+    export(run, "label-studio", tasks, overwrite=True)  # type: ignore[arg-type]
+    left = {uri.rpartition("/")[2] for uri in storage.list_files(base)}
+    assert left == {"t.json", "t-interface.xml"}
 
 
 def test_files_of_an_earlier_longer_export_do_not_stay(run: Run, tmp_path: Path) -> None:

@@ -225,6 +225,12 @@ def test_maps_off_the_boxes_are_found() -> None:
     assert apply("BC108", not_quite).findings == ()
 
 
+@pytest.mark.parametrize(("energy", "area"), [(0.03, 0.003), (0.02, 0.03), (0.99, 0.99)])
+def test_boxes_that_are_too_small_or_the_whole_image_are_not_judged(energy: float, area: float) -> None:
+    sums = make_sums(*clean(), Looks(scalars={"energy_in_box": energy, "box_area": area}, accuracy=1))
+    assert apply("BC108", sums).findings == ()
+
+
 def test_without_boxes_nothing_is_off_them() -> None:
     assert "boxes" in str(apply("BC108", make_sums(*clean())).reason)
 

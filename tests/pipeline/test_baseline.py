@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "nights" / "2026-11-21"
     FakeRun(str(folder), n_images=12, overlays=False).write()
     (folder / "audit").mkdir()
-    (folder / FINDINGS).write_text(json.dumps({"findings": [FINDING.to_dict()]}))
+    (folder / FINDINGS).write_text(json.dumps({"run": {"method": METHODS[0]}, "findings": [FINDING.to_dict()]}))
     return folder
 
 
@@ -155,10 +155,33 @@ def test_a_damaged_or_hostile_state_is_refused_in_one_line(run: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"findings": [{}]}', '{"findings": 3}', '{"findings": [[]]}'])
+@pytest.mark.parametrize("findings", [None, 3, [{}], [[]]])
+def test_damaged_findings_of_the_baseline_count_as_none(findings: Any, run: Path) -> None:
+    change_json(run / FINDINGS, findings=findings)
+    assert describe_run(open_run(run)).findings is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"findings": []}', '{"run": 3, "findings": []}'])
 def test_a_damaged_audit_of_the_baseline_counts_as_none(content: str, run: Path) -> None:
     (run / FINDINGS).write_text(content)
     assert describe_run(open_run(run)).findings is None
+
+
+def test_an_audit_of_another_methods_maps_is_none_of_these(run: Path) -> None:
+    assert describe_run(open_run(run), METHODS[0]).findings == (FINDING,)
+    assert describe_run(open_run(run), METHODS[1]).findings is None
+    change_json(run / FINDINGS, run={"method": METHODS[1]})
+    assert describe_run(open_run(run), METHODS[1]).findings == (FINDING,)
+    assert describe_run(open_run(run)).findings is None
+    assert read_baseline(accept(str(run))).findings is None
+
+
+def test_a_method_that_a_run_does_not_have_is_wrong_usage(run: Path) -> None:
+    known = r"has no maps of 'cam': name one of its methods, gradcam, scorecam\(channels=32\)"
+    with pytest.raises(ConfigError, match=known):
+        accept(str(run), method="cam")
+    with pytest.raises(ConfigError, match=known):
+        read_baseline(str(run), "cam")
 
 
 def test_the_images_of_a_run_that_is_gone_or_was_made_anew_are_not_looked_at(run: Path) -> None:

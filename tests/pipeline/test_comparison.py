@@ -311,6 +311,21 @@ def test_flips_of_another_model_are_information_with_mcnemars_test(plain: Sums) 
     )
 
 
+@pytest.mark.parametrize(
+    ("changed", "how"),
+    [
+        ({"resize": "crop"}, "made otherwise (resize: stretch, now crop),"),
+        ({"precision": "bfloat16", "layer": "conv", "versions": {"keras": "9"}},
+         "made otherwise (precision: None, now bfloat16),"),
+        ({"model_digest": "b" * 64, "resize": "crop"}, "by another model"),
+    ],
+)  # fmt: skip
+def test_the_same_model_is_not_called_another_one(changed: dict[str, Any], how: str, plain: Sums) -> None:
+    paired = Paired(n_shared=1_000, n_same=1_000, n_flipped=40)
+    (finding,) = results_of(plain, plain, dataclasses.replace(SAME, **changed), paired=paired)["BC203"].findings
+    assert finding.message == f"{how} 40 of 1000 images are predicted as another class"
+
+
 def test_runs_that_share_no_image_are_not_compared_one_by_one(plain: Sums) -> None:
     assert results_of(plain, plain, paired=Paired())["BC203"].reason == "the runs share no image of the same content"
 
@@ -425,6 +440,18 @@ def test_what_was_resolved_once_is_not_told_again() -> None:
     assert with_states([RuleResult("BC101", True)], before)[0].findings == ()
 
 
+@pytest.mark.parametrize(
+    "rule", ["BC201", "BC202", "BC203", "BC204", "BC205", "BC206", "BC301", "BC302", "BC303", "BC304"]
+)
+def test_what_happened_in_a_night_is_new_every_night_and_never_resolved(rule: str) -> None:
+    before = [make_finding(rule, 0), make_finding(rule, 1), make_finding("BC107", 0), make_finding("BC107", 1)]
+    now = [RuleResult(rule, True, findings=(make_finding(rule, 0), make_finding(rule, 2))),
+           RuleResult("BC107", True, findings=(make_finding("BC107", 0),))]  # fmt: skip
+    of_night, lasting = with_states(now, before)
+    assert of_night == now[0]
+    assert [(f.scope.index, f.state) for f in lasting.findings] == [(0, "known"), (1, "resolved")]
+
+
 def night(value: float, rule: str = "BC201") -> dict[str, Any]:
     return {"measurements": {rule: {"moved": {"0": value, "1": 0.9}}}}
 
@@ -452,6 +479,12 @@ def test_history_of_other_classes_rules_and_damaged_files_says_nothing() -> None
         {},
         {"measurements": {"BC201": {"moved": {"0": None}}}},
         {"measurements": {"BC201": 3}},
+        {"measurements": []},
+        {"measurements": None},
+        night(float("nan")),
+        night(float("inf")),
+        night(10**400),
+        night(True),
     ]
     results = [RuleResult("BC201", True, findings=(make_finding("BC201", value=0.12, threshold=0.1),)),
                RuleResult("BC101", True, findings=(make_finding(),))]  # fmt: skip
