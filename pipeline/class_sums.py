@@ -234,8 +234,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], space: str, grid: tuple[int, i
         ValueError: arrays are of other shapes, too large, or their numbers contradict each other.
     """
     get = {name: arrays[f"{space}.{name}"] for name in ("classes", *_COUNTS, *_GRIDS, "histograms")}
-    classes = widen(get["classes"], np.int32)
-    n = len(classes)
+    n = len(get["classes"])
     shapes = {"classes": (n,), "histograms": (n, len(SCALARS), BINS)}
     shapes |= dict.fromkeys(_COUNTS, (n,)) | dict.fromkeys(_GRIDS, (n, *grid))
     for name, values in get.items():
@@ -247,20 +246,23 @@ def from_arrays(arrays: Mapping[str, np.ndarray], space: str, grid: tuple[int, i
     numbers = {name: widen(values, np.int64) for name, values in get.items() if name != "classes"}
     histograms = numbers.pop("histograms")
     sums = ClassSums(
-        classes,
+        widen(get["classes"], np.int32),
         **numbers,
         histograms={name: histograms[:, i] for i, name in enumerate(SCALARS)},
-        sample_ids=_read_samples(arrays[f"{space}.sample_ids"], widen(arrays[f"{space}.sample_counts"], np.int64), n),
+        sample_ids=_read_samples(arrays[f"{space}.sample_ids"], arrays[f"{space}.sample_counts"], n),
     )
     _check_classes(space, sums)
     return sums
 
 
 def _read_samples(ids: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
-    if ids.dtype != np.dtype("S32") or counts.shape != (n,) or ids.shape != (counts.sum(),):
+    if ids.dtype != np.dtype("S32") or counts.shape != (n,) or ids.ndim != 1:
         raise ValueError(f"the ids of a sample are {ids.dtype} of shape {ids.shape} for {n} classes")
+    counts = widen(counts, np.int64)
     if (counts > SAMPLE).any() or (ids == b"").any():
         raise ValueError(f"a class has a sample of more than {SAMPLE} images, or one without an id")
+    if len(ids) != counts.sum():
+        raise ValueError(f"the ids of a sample are {len(ids)}, and should be {counts.sum()}")
     found = _smallest(np.repeat(np.arange(n), counts), ids, n)
     if not np.array_equal(found[found != b""], ids):
         raise ValueError("the ids of a sample are not in order")

@@ -171,7 +171,8 @@ def first_method(summary: Mapping[str, Any]) -> str:
     Raises:
         RunError: run.json does not say what its methods are.
     """
-    methods = summary["config"].get("methods") if isinstance(summary["config"], dict) else None
+    config = summary.get("config")
+    methods = config.get("methods") if isinstance(config, dict) else None
     if not isinstance(methods, list | tuple) or not methods or not isinstance(methods[0], str):
         raise RunError(f"run.json does not say by what methods its maps were made, but {methods!r}")
     return methods[0]
@@ -361,13 +362,19 @@ def cover_cells(boxes: Boxes, size: tuple[int, int], grid: tuple[int, ...]) -> n
         for i, n in ((0, grid[1]), (1, grid[0]))
     )
     x, y = (columns[:-1] + columns[1:]) / 2, (rows[:-1] + rows[1:]) / 2
-    inside = np.zeros((len(y), len(x)))
-    for left, top, right, bottom in sides:
-        inside[np.ix_((y > top) & (y < bottom), (x > left) & (x < right))] = 1
+    # Where boxes begin and end; adding that up along both axes counts the boxes of each rectangle.
+    left, top, right, bottom = np.clip(sides, 0, 1).T
+    left, right = (np.searchsorted(columns, edges) for edges in (left, np.maximum(left, right)))
+    top, bottom = (np.searchsorted(rows, edges) for edges in (top, np.maximum(top, bottom)))
+    change = np.zeros((len(rows), len(columns)), np.int32)
+    for places, step in (((top, left), 1), ((bottom, right), 1), ((top, right), -1), ((bottom, left), -1)):
+        np.add.at(change, places, step)
+    inside = change.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
     areas = inside * np.diff(rows)[:, None] * np.diff(columns)
-    covered = np.zeros(grid)
-    owners = (y * grid[0]).astype(int)[:, None], (x * grid[1]).astype(int)[None, :]
-    np.add.at(covered, tuple(np.broadcast_arrays(*owners)), areas)
+    # The middle of a sliver at the image's very end may round to that end.
+    down, across = (np.minimum((p * n).astype(int), n - 1) for p, n in ((y, grid[0]), (x, grid[1])))
+    owners = down[:, None] * grid[1] + across
+    covered = np.bincount(owners.ravel(), areas.ravel(), grid[0] * grid[1]).reshape(grid)
     return np.minimum(covered * grid[0] * grid[1], 1)
 
 

@@ -145,6 +145,10 @@ class Sums:
             raise ValueError("sums of no part at all: begin with Sums.empty(method)")
         return waiting[0] if len(waiting) == 1 else _merge(waiting)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels between workers as a file does: in few bytes a number, and compressed."""
+        return Sums.from_bytes, (self.to_bytes(),)
+
     def covers(self, n_shards: int) -> bool:
         """Whether these are the sums of all shards from 0 to n_shards - 1, and of no others."""
         return self.shards == (((0, n_shards),) if n_shards else ())
@@ -188,6 +192,7 @@ class Sums:
             told = {name: about[name] for name in _ABOUT}
             if (about["version"], about["unit"], tuple(about["scalars"])) != (VERSION, UNIT, SCALARS):
                 raise ValueError(f"it is of version {about['version']!r}, and this program writes {VERSION}")
+            _check_tables(arrays)
             told |= {name: widen(arrays[name], dtype) for name, dtype in _TABLES.items()}
             told["grid"], told["shards"] = tuple(told["grid"]), tuple((int(a), int(b)) for a, b in told["shards"])
             _check_about(told)
@@ -201,6 +206,7 @@ class Sums:
 
 _SPACES = ("by_label", "by_predicted")
 _ABOUT = ("method", "grid", "n_images", "n_failed", "n_empty", "n_unlabelled", "failures_by_type", "shards")
+_COLUMNS = {"pairs": 2, "top2": 3}
 _TABLES = {"pairs": np.int32, "pair_counts": np.int64, "top2": np.int32, "top2_counts": np.int64}
 
 
@@ -300,6 +306,17 @@ def _joined(parts: Sequence[Sums], name: str) -> np.ndarray:
     return np.concatenate([getattr(part, name) for part in parts])
 
 
+def _check_tables(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuses tables of other shapes, and those too large, before any number takes the bytes it has in memory."""
+    for name, columns in _COLUMNS.items():
+        shape, counts = arrays[name].shape, arrays[f"{name.removesuffix('s')}_counts"].shape
+        if len(counts) != 1 or shape != (counts[0], columns):
+            raise ValueError(f"its {name} have the shape {shape}, for {counts} counts")
+    size = sum(arrays[name].size * np.dtype(dtype).itemsize for name, dtype in _TABLES.items())
+    if size > MAX_BYTES:
+        raise ValueError(f"its pairs and top2 take {size} bytes in memory, and may take {MAX_BYTES}")
+
+
 def _check_about(told: Mapping[str, Any]) -> None:
     counts = [told[name] for name in ("n_images", "n_failed", "n_empty", "n_unlabelled")]
     counts += [*told["failures_by_type"].values(), *told["grid"], *(edge for pair in told["shards"] for edge in pair)]
@@ -309,10 +326,10 @@ def _check_about(told: Mapping[str, Any]) -> None:
         raise ValueError(f"it is of the method {told['method']!r} on a grid of {told['grid']}")
     if join_ranges(told["shards"]) != told["shards"] or any(first >= end for first, end in told["shards"]):
         raise ValueError(f"its shards are {told['shards']!r}, and should be ranges in order")
-    for name, columns in (("pairs", 2), ("top2", 3)):
-        rows, n = told[name], told[f"{name.removesuffix('s')}_counts"]
-        if rows.shape != (len(n), columns) or n.ndim != 1 or rows.max(initial=0) > MAX_CLASS:
-            raise ValueError(f"its {name} have the shape {rows.shape}, for {n.shape} counts")
+    for name, columns in _COLUMNS.items():
+        rows = told[name]
+        if rows.max(initial=0) > MAX_CLASS:
+            raise ValueError(f"its {name} are of class {rows.max()}, and {MAX_CLASS} is the largest")
         keys = _pack(*rows.T)
         if (np.diff(keys) <= 0).any() or (columns == 3 and rows[:, 2].max(initial=0) > UNKNOWN):
             raise ValueError(f"its {name} are not in order")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ from pipeline.layout import RunLayout
 from pipeline.observations import first_method, observe, observe_shard
 from pipeline.records import Entry, Record
 from pipeline.summary import read_markers, read_summary
-from pipeline.sums import MAX_BYTES, MERGED, Sums
+from pipeline.sums import MAX_BYTES, MERGED, Sums, join_ranges
 
 Marker = Mapping[str, Any]
 
@@ -42,8 +43,14 @@ class Basis:
 
     @staticmethod
     def of_run(summary: Mapping[str, Any], method: str | None = None) -> Basis:
-        """Of a finished run, by its first method or another one."""
+        """Of a finished run, by its first method or another one.
+
+        Raises:
+            RunError: run.json does not say what its classes and methods are.
+        """
         names = summary["class_names"]
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise RunError(f"run.json is damaged: its class_names is a list of words, or null, not {names!r:.80}")
         names = None if names is None else tuple(names)
         return Basis(method or first_method(summary), names, summary.get("probability") or None)
 
@@ -58,7 +65,7 @@ def make_part(
 
 
 def read_part(layout: RunLayout, marker: Marker, basis: Basis, is_first_method: bool = True) -> Sums:
-    """The sums of a shard; from its records where there is no such file, or one of another version or content.
+    """The sums of a shard; from its records where there is no such file, or one of another version, content or shard.
 
     Args:
         layout: the run.
@@ -74,7 +81,9 @@ def read_part(layout: RunLayout, marker: Marker, basis: Basis, is_first_method: 
         try:
             data = storage.read_bytes(layout.uri(layout.sums(marker["shard"])), MAX_BYTES)
             if hashlib.sha256(data).hexdigest() == told.get("sha256"):
-                return stamp(Sums.from_bytes(data), data)
+                sums = stamp(Sums.from_bytes(data), data)
+                if (sums.method, sums.shards) == (basis.method, _as_ranges([marker])):
+                    return sums
         except storage.UnavailableError:
             raise
         except (OSError, ValueError):
@@ -102,6 +111,8 @@ def read_sums(run: Any, method: str | None = None) -> Sums:
     """
     layout = run if isinstance(run, RunLayout) else RunLayout(run.path)
     summary = read_summary(layout)
+    if type(summary["shards"]) is not int or summary["shards"] < 0:
+        raise RunError(f"run.json is damaged: its shards is a whole number, not {summary['shards']!r:.80}")
     basis, first = Basis.of_run(summary, method), first_method(summary)
     if basis.method not in summary["config"]["methods"]:
         known = ", ".join(map(str, summary["config"]["methods"]))
@@ -111,7 +122,7 @@ def read_sums(run: Any, method: str | None = None) -> Sums:
         return total
     markers = list(_read_markers(layout, summary["shards"]))
     parts = _read_parts(layout, markers, basis, basis.method == first)
-    total = Sums.merge(itertools.chain([Sums.empty(basis.method)], parts))
+    total = _add_up(layout, Sums.empty(basis.method), parts)
     _check_total(layout, total, markers)
     return total
 
@@ -144,11 +155,13 @@ def write_total(layout: RunLayout, markers: Sequence[Marker], basis: Basis) -> d
     begun = _read_partial(layout, markers, basis)
     covered = {shard for first, end in begun.shards for shard in range(first, end)}
     rest = [marker for marker in markers if marker["shard"] not in covered]
-    total = Sums.merge(itertools.chain([begun], _read_parts(layout, rest, basis)))
+    total = _add_up(layout, begun, _read_parts(layout, rest, basis))
     _check_total(layout, total, markers)
     data = total.to_bytes()
-    storage.write_bytes(layout.uri(layout.TOTAL), data)
-    storage.remove_file(layout.uri(layout.PARTIAL))
+    if not _is_written(layout, data):
+        storage.write_bytes(layout.uri(layout.TOTAL), data)
+    with contextlib.suppress(OSError):  # who may create files may not be allowed to remove them; it does no harm
+        storage.remove_file(layout.uri(layout.PARTIAL))
     return {"method": basis.method, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -158,9 +171,8 @@ def contradiction(sums: Sums, markers: Sequence[Marker]) -> str | None:
     for marker in markers:
         for name, count in marker["failures_by_type"].items():
             failures[name] = failures.get(name, 0) + count
-    shards = tuple(shard for first, end in sums.shards for shard in range(first, end))
     said: list[tuple[str, Any, Any]] = [
-        ("shards", shards, tuple(sorted(marker["shard"] for marker in markers))),
+        ("shards", sums.shards, _as_ranges(markers)),  # never one by one: a file of a few bytes may claim 2**52
         ("images", sums.n_images, sum(marker["records"] for marker in markers)),
         ("failures", sums.failures_by_type, dict(sorted((name, count) for name, count in failures.items() if count))),
     ]
@@ -176,6 +188,34 @@ def digest_of_parts(layout: RunLayout, markers: Iterable[Marker]) -> int | None:
             return None
         total += int(told["sha256"], 16)
     return total % (1 << 256)
+
+
+def _as_ranges(markers: Iterable[Marker]) -> tuple[tuple[int, int], ...]:
+    """The shards with these markers, as `Sums.shards` has them."""
+    return join_ranges((number, number + 1) for number in {marker["shard"] for marker in markers})
+
+
+def _is_written(layout: RunLayout, data: bytes) -> bool:
+    """Whether the total is there already: where nothing may be written over, a job can then be run again."""
+    try:
+        return storage.read_bytes(layout.uri(layout.TOTAL), MAX_BYTES) == data
+    except OSError:
+        return False
+
+
+def _add_up(layout: RunLayout, begun: Sums, parts: Iterable[Sums]) -> Sums:
+    """`Sums.merge` of what may be anybody's.
+
+    Raises:
+        RunError: the parts do not belong together, or records cannot be read.
+    """
+    try:
+        return Sums.merge(itertools.chain([begun], parts))
+    except ValueError as error:
+        raise RunError(
+            f"the sums of the run in {layout.output!r} do not add up: {error}: "
+            f"`beamcam verify {layout.output}` tells what is damaged"
+        ) from error
 
 
 def _read_partial(layout: RunLayout, markers: Sequence[Marker], basis: Basis) -> Sums:
@@ -224,7 +264,8 @@ def _read_markers(layout: RunLayout, n_shards: int) -> Iterator[Marker]:
         for number, marker in zip(numbers, read_markers(layout, numbers), strict=True):
             counts = marker["failures_by_type"], marker["files"]
             is_whole = marker["shard"] == number and type(marker["records"]) is int
-            if not is_whole or not all(isinstance(found, dict) for found in counts):
+            is_whole = is_whole and all(isinstance(found, dict) for found in counts)
+            if not is_whole or any(type(count) is not int for count in marker["failures_by_type"].values()):
                 raise RunError(f"{layout.marker(number)} of {layout.output!r} is damaged: it is no marker of its shard")
             yield marker
 

@@ -102,7 +102,10 @@ class SumsCombineFn(beam.CombineFn):
 
     def merge_accumulators(self, accumulators: Iterable[list[Sums]]) -> list[Sums]:
         """Those of several workers."""
-        return functools.reduce(gather, accumulators, [])
+        total: list[Sums] = []
+        for sums in accumulators:  # each is as large as the total, so two of them are in memory and not many
+            total = self.compact([*total, *sums])
+        return total
 
     def compact(self, sums: list[Sums]) -> list[Sums]:
         """What is sent to another worker is one."""

@@ -230,6 +230,38 @@ def test_cells_that_overlapping_boxes_cover_are_covered_once(seed: int) -> None:
     np.testing.assert_allclose(cover_cells(boxes, (width, height), grid), wanted, atol=1e-12)
 
 
+def cover_box_by_box(boxes: np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """The area of each cell that some box covers, by looking at the middle of each piece between any two edges."""
+    edges = []
+    for axis, n in ((0, grid[1]), (1, grid[0])):
+        cuts = [i / n for i in range(n + 1)]
+        cuts += [(box[axis] + k * box[axis + 2]) / size[axis] for box in boxes for k in (0, 1)]
+        edges.append(sorted({cut for cut in cuts if 0 <= cut <= 1}))
+    covered = np.zeros(grid)
+    for top, bottom in zip(edges[1], edges[1][1:], strict=False):
+        for left, right in zip(edges[0], edges[0][1:], strict=False):
+            x, y = (left + right) / 2 * size[0], (top + bottom) / 2 * size[1]
+            if any(a < x < a + w and b < y < b + h for a, b, w, h in boxes):
+                covered[int(y / size[1] * grid[0]), int(x / size[0] * grid[1])] += (bottom - top) * (right - left)
+    return covered * grid[0] * grid[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_of_any_kind_cover_what_looking_at_each_of_them_gives(seed: int) -> None:
+    """Beside, inside and beyond the image, inside out along one axis or both, and several times the same."""
+    rng = np.random.default_rng(seed)
+    boxes = np.concatenate([rng.uniform(-30, 110, (12, 2)), rng.uniform(-30, 60, (12, 2))], axis=1)
+    boxes = np.concatenate([boxes, boxes[:2], [(10, 10, -20, -20), (0, 0, 20, 10), (20, 10, 5, 5)]])
+    found = cover_cells(boxes.tolist(), (80, 60), (5, 7))
+    assert 0 < found.mean() < 1
+    np.testing.assert_allclose(found, cover_box_by_box(boxes, (80, 60), (5, 7)), atol=1e-12)
+
+
+def test_a_sliver_of_a_box_at_the_images_end_is_in_its_last_cell() -> None:
+    found = cover_cells([(1 - 2**-53, 1 - 2**-53, 1, 1)], (1, 1), (2, 2))
+    np.testing.assert_allclose(found, np.zeros((2, 2)), atol=1e-12)
+
+
 def test_boxes_that_are_none_cover_nothing() -> None:
     strange = [(math.nan, 0, 1, 1), (math.inf, 0, 1, 1), (5, 5, -3, -3), (100, 100, 5, 5)]
     assert cover_cells(strange, (10, 10), (2, 2)).tolist() == [[0, 0], [0, 0]]

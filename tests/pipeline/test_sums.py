@@ -7,6 +7,8 @@ import dataclasses
 import io
 import itertools
 import json
+import pickle
+import tracemalloc
 import zipfile
 from typing import Any
 
@@ -240,6 +242,15 @@ def test_a_file_gives_the_same_sums_back_and_has_the_same_bytes_each_time() -> N
     assert set(np.load(io.BytesIO(data))) >= {"about", "by_label.mass", "by_predicted.histograms"}
 
 
+def test_sums_travel_as_their_file_does() -> None:
+    sums = dataclasses.replace(Sums.of(make(80), failures_by_type={"read:x": 1}, shard=4), parts_digest=3 << 200)
+    data, empty = pickle.dumps(sums), Sums.empty("cam")
+    assert len(data) < len(sums.to_bytes()) + 200
+    assert pickle.loads(data).to_bytes() == sums.to_bytes()
+    assert pickle.loads(data).by_label.mass.dtype == np.int64
+    assert pickle.loads(pickle.dumps(empty)).to_bytes() == empty.to_bytes()
+
+
 def changed(data: bytes, change: Any) -> bytes:
     arrays = {name: np.array(values) for name, values in npz.read_arrays(data, 1 << 24).items()}
     change(arrays)
@@ -355,6 +366,37 @@ def test_few_bytes_that_would_be_many_in_memory_are_refused() -> None:
 
     with pytest.raises(ValueError, match="1048576 classes on a grid of"):
         Sums.from_bytes(changed(Sums.of(make(3, grid=(1, 1))).to_bytes(), change))
+
+
+@pytest.mark.parametrize(
+    "name", ["pairs", "pair_counts", "top2", "top2_counts", "by_label.classes", "by_label.sample_counts"]
+)
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_an_array_of_another_length_is_refused_before_it_takes_more_memory(name: str, is_nested: bool) -> None:
+    values = np.zeros((1 << 22, 1) if is_nested else 1 << 22, np.uint8)
+    data = changed(Sums.of(make(20), shard=0).to_bytes(), put(name, values))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"have the shape|has the shape|the ids of a sample"):
+            Sums.from_bytes(data)
+        assert tracemalloc.get_traced_memory()[1] < 14 << 20  # four bytes a number would be 16 MiB more, eight 32
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("name", "columns"), [("pairs", 2), ("top2", 3)])
+def test_tables_that_would_be_large_in_memory_are_refused(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 1 << 16
+    data = Sums.of(make(20), shard=0).to_bytes()
+    data = changed(data, put(name, np.zeros((n, columns), np.uint8)))
+    data = changed(data, put(f"{name.removesuffix('s')}_counts", np.zeros(n, np.uint8)))
+    with pytest.raises(ValueError, match=f"its {name} are not in order"):
+        Sums.from_bytes(data)
+    monkeypatch.setattr("pipeline.sums.MAX_BYTES", 1 << 19)
+    with pytest.raises(ValueError, match=r"its pairs and top2 take .* bytes in memory, and may take 524288"):
+        Sums.from_bytes(data)
 
 
 HEADERS = {

@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pipeline.layout import RunLayout
 from pipeline.patience import UnavailableError
 from pipeline.sums import Sums
 from pipeline.totals import Basis, contradiction, digest_of_parts, gather, make_part, read_part, read_sums, write_total
+from pipeline.transforms import SumsCombineFn
 from pipeline.verify import verify_run
 from tests.runs import FakeRun, change_json
 
@@ -77,6 +79,12 @@ def change_part(change: Callable[[Sums], Sums]) -> Callable[[Path], object]:
     return lambda run: put_part(run, 1, change(Sums.from_bytes((run / "sums/part-00001.npz").read_bytes())).to_bytes())
 
 
+def claiming(run: Path, shards: tuple[tuple[int, int], ...]) -> bytes:
+    """Shard 1's part, as if it were of others."""
+    sums = Sums.from_bytes((run / "sums/part-00001.npz").read_bytes())
+    return dataclasses.replace(sums, shards=shards).to_bytes()
+
+
 def swap(run: Path) -> None:
     """Shard 1's sums under shard 2's name."""
     put_part(run, 2, (run / "sums/part-00001.npz").read_bytes())
@@ -130,7 +138,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "a part is another shard's": (
         swap,
-        [r"sums/part-00002.npz and its shard's marker disagree about shards: \(1,\) and \(2,\): .*"],
+        [r"sums/part-00002.npz and its shard's marker disagree about shards: \(\(1, 2\),\) and \(\(2, 3\),\): .*"],
+    ),
+    "a part that claims very many shards": (
+        lambda run: put_part(run, 1, claiming(run, ((0, 1 << 52),))),
+        [rf"sums/part-00001.npz and its shard's marker disagree about shards: \(\(0, 4503.*\(\(1, 2\),\): {AGAIN}"],
     ),
     "a part of other maps": (of_another_map, [rf"sums/total.npz is not the sum of the shards' sums: {TOTAL}"]),
     "a part on another grid": (
@@ -163,15 +175,29 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda run: (run / "sums/part-00099.npz").write_bytes(b""),
         ["sums/part-00099.npz belongs to no shard: remove it"],
     ),
-    "what a job left for the total": (
-        lambda run: (run / "sums/partial.npz").write_bytes(b""),
-        ["sums/partial.npz belongs to no shard: remove it"],
+    "the total is no total, and run.json agrees": (
+        lambda run: put_total(run, b"nonsense"),
+        [rf"sums/total.npz cannot be read: ValueError: it is no .npz file, or a damaged one: .*: {TOTAL}"],
+    ),
+    "what a job left for the total, and a stranger beside it": (
+        lambda run: [(run / f"sums/{name}.npz").write_bytes(b"") for name in ("partial", "partial2")],
+        ["sums/partial2.npz belongs to no shard: remove it"],
     ),
 }
 
 
 def test_a_run_with_sums_is_whole(whole: Path) -> None:
     assert list(verify_run(str(whole))) == []
+
+
+def test_a_total_that_another_machine_compressed_is_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (run / "sums/total.npz").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.npz.LEVEL", 9)
+        data = Sums.from_bytes(before).to_bytes()
+    assert data != before
+    put_total(run, data)
+    assert list(verify_run(str(run))) == []
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -198,7 +224,8 @@ def test_a_part_that_an_older_marker_does_not_name_is_a_stranger(run: Path) -> N
 @pytest.mark.parametrize(
     "name",
     ["a part is cut off", "a part is missing", "a part is no part, and its marker agrees", "the total is missing",
-     "the total is cut off", "the total is of one shard"],
+     "the total is cut off", "the total is of one shard", "a part is another shard's",
+     "a part that claims very many shards"],
 )  # fmt: skip
 def test_sums_are_read_past_what_is_damaged(run: Path, whole: Path, name: str) -> None:
     wanted = read_sums(open_run(whole))
@@ -206,7 +233,8 @@ def test_sums_are_read_past_what_is_damaged(run: Path, whole: Path, name: str) -
     if name.startswith("a part"):
         (run / "sums/total.npz").unlink()
     found = read_sums(open_run(run))
-    is_other_file = name == "a part is no part, and its marker agrees"
+    is_other_file = name in ("a part is no part, and its marker agrees", "a part is another shard's",
+                             "a part that claims very many shards")  # fmt: skip
     assert (found.parts_digest == wanted.parts_digest) or is_other_file
     assert (
         dataclasses.replace(found, parts_digest=0).to_bytes() == dataclasses.replace(wanted, parts_digest=0).to_bytes()
@@ -218,6 +246,61 @@ def test_sums_that_count_other_images_than_markers_are_refused(run: Path) -> Non
     (run / "sums/total.npz").unlink()
     with pytest.raises(RunError, match=r"its markers disagree about images: 18 and 17: `beamcam verify .*` tells what"):
         read_sums(open_run(run))
+
+
+def test_sums_that_claim_very_many_shards_are_compared_without_counting_them(run: Path) -> None:
+    sums = Sums.from_bytes(claiming(run, ((0, 1 << 52),)))
+    words = contradiction(sums, markers(run))
+    assert words == "shards: ((0, 4503599627370496),) and ((0, 3),)"
+    layout = RunLayout(str(run))
+    wanted = (run / "sums/total.npz").read_bytes()
+    storage.write_bytes(layout.uri(layout.PARTIAL), sums.to_bytes())
+    write_total(layout, markers(run), BASIS)
+    assert (run / "sums/total.npz").read_bytes() == wanted
+
+
+def test_a_part_of_another_method_is_computed_anew(run: Path, whole: Path) -> None:
+    change_part(lambda sums: dataclasses.replace(sums, method="scorecam"))(run)
+    (run / "sums/total.npz").unlink()
+    found = read_sums(open_run(run))
+    assert found.method == "gradcam"
+    np.testing.assert_array_equal(found.by_label.mass, read_sums(open_run(whole)).by_label.mass)
+
+
+def test_parts_on_different_grids_are_told_in_one_line(run: Path) -> None:
+    on_another_grid(run)
+    (run / "sums/total.npz").unlink()
+    words = (
+        r"the sums of the run in '.*' do not add up: sums of different methods \(gradcam\) or grids .*: `beamcam verify"
+    )
+    with pytest.raises(RunError, match=words) as told:
+        read_sums(open_run(run))
+    assert "\n" not in str(told.value)
+    with pytest.raises(RunError, match=words):
+        write_total(RunLayout(str(run)), markers(run), BASIS)
+
+
+@pytest.mark.parametrize("names", [5, "abcde", {"a": 1}, [1, 2], [["a"]], False])
+def test_class_names_that_are_none_are_told_in_one_line(run: Path, names: Any) -> None:
+    opened = open_run(run)
+    change_json(run / "run.json", class_names=names)
+    with pytest.raises(RunError, match=r"^run\.json is damaged: its class_names is a list of words, or null, not "):
+        read_sums(RunLayout(opened.path))
+
+
+@pytest.mark.parametrize("shards", ["x", {}, -1, 3.0, True, [3]])
+def test_shards_that_are_no_number_are_told_in_one_line(run: Path, shards: Any) -> None:
+    change_json(run / "run.json", shards=shards)
+    with pytest.raises(RunError, match=r"^run\.json is damaged: its shards is a whole number, not "):
+        read_sums(RunLayout(str(run)))
+
+
+def test_a_run_json_without_a_configuration_is_told_in_one_line(run: Path) -> None:
+    summary = json.loads((run / "run.json").read_text())
+    del summary["config"]
+    (run / "run.json").write_text(json.dumps(summary))
+    with pytest.raises(RunError, match="does not say by what methods"):
+        read_sums(RunLayout(str(run)))
 
 
 def test_a_store_that_is_away_is_no_missing_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +347,38 @@ def test_what_was_added_up_before_is_not_read_again(run: Path, monkeypatch: pyte
     original = storage.read_bytes
     monkeypatch.setattr(storage, "read_bytes", lambda uri, *rest: asked.append(uri) or original(uri, *rest))
     write_total(layout, markers(run), BASIS)
-    assert sorted(uri.rsplit("/", 1)[-1] for uri in asked) == ["part-00002.npz", "partial.npz"]
+    assert sorted(uri.rsplit("/", 1)[-1] for uri in asked) == ["part-00002.npz", "partial.npz", "total.npz"]
+
+
+def test_a_total_is_written_where_nothing_may_be_removed_or_written_over(
+    run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, create, tried = RunLayout(str(run)), storage.write_bytes, []
+    partial = Sums.merge(read_part(layout, marker, BASIS) for marker in markers(run)[:2])
+    storage.write_bytes(layout.uri(layout.PARTIAL), partial.to_bytes())
+
+    def refuse(uri: str) -> None:
+        tried.append(uri)
+        assert storage.exists(layout.uri(layout.TOTAL)), "what it is added up from must stay until it is there"
+        raise PermissionError(f"{uri}: storage.objects.delete denied")
+
+    def create_only(uri: str, data: bytes) -> None:
+        if storage.exists(uri):
+            raise PermissionError(f"{uri}: storage.objects.delete denied")
+        create(uri, data)
+
+    monkeypatch.setattr(storage, "remove_file", refuse)
+    monkeypatch.setattr(storage, "write_bytes", create_only)
+    (run / "sums/total.npz").unlink()
+    for _ in range(2):
+        said = write_total(layout, markers(run), BASIS)
+        assert said == {"method": "gradcam"} | told((whole / "sums/total.npz").read_bytes())
+        assert (run / "sums/total.npz").read_bytes() == (whole / "sums/total.npz").read_bytes()
+    assert tried == [layout.uri(layout.PARTIAL)] * 2
+    assert list(verify_run(str(run))) == []
+    (run / "sums/total.npz").write_bytes(b"something else")
+    with pytest.raises(PermissionError):
+        write_total(layout, markers(run), BASIS)
 
 
 STALE: dict[str, Callable[[Sums], Sums]] = {
@@ -302,6 +416,28 @@ def test_sums_gather_to_few_and_to_the_same_total(whole: Path) -> None:
     np.testing.assert_array_equal(total.by_label.mass, 100 * one.by_label.mass)
 
 
+def test_what_workers_have_added_up_is_merged_two_at_a_time(whole: Path) -> None:
+    one = read_part(RunLayout(str(whole)), markers(whole)[0], BASIS)
+    seen: list[weakref.ref[Sums]] = []
+    most = 0
+
+    def arrive() -> Iterator[list[Sums]]:
+        nonlocal most
+        for shard in range(40):
+            sums = dataclasses.replace(one, shards=((shard, shard + 1),))
+            seen.append(weakref.ref(sums))
+            most = max(most, sum(ref() is not None for ref in seen))
+            yield [sums]
+
+    combine = SumsCombineFn(cast(Any, None), BASIS)
+    (total,) = combine.merge_accumulators(arrive())
+    assert most <= 3
+    assert (total.n_images, total.shards) == (40 * one.n_images, ((0, 40),))
+    np.testing.assert_array_equal(total.by_label.mass, 40 * one.by_label.mass)
+    assert combine.merge_accumulators([[], []]) == []
+    assert combine.extract_output([]).to_bytes() == Sums.empty("gradcam").to_bytes()
+
+
 def test_parts_are_told_by_the_sum_of_their_digests(whole: Path) -> None:
     layout, found = RunLayout(str(whole)), markers(whole)
     total = Sums.from_bytes((whole / "sums/total.npz").read_bytes())
@@ -313,7 +449,7 @@ def test_parts_are_told_by_the_sum_of_their_digests(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"files": []}, {"files": 3}, {"failures_by_type": []}, {"shard": 7}, {"shard": "1"},
-                                    {"records": "7"}])  # fmt: skip
+                                    {"failures_by_type": {"x": "1"}}, {"records": "7"}])  # fmt: skip
 def test_hostile_markers_are_told_in_one_line(run: Path, change: dict[str, Any]) -> None:
     (run / "sums/total.npz").unlink()
     change_json(run / "shards/00001.json", **change)
