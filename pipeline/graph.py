@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipeline.errors import ConfigError
-from pipeline.parent import announce_job
+from pipeline.lifetime import announce_job
 from pipeline.run import Plan
 from pipeline.totals import Basis
 from pipeline.transforms import ProcessShards, WriteSums

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.config import configure_storage
 from pipeline.flow import process_shards
-from pipeline.parent import end_with_job
+from pipeline.lifetime import end_with_job
 from pipeline.progress import images_done
 from pipeline.run import RunningJob
 from pipeline.stream import Stream

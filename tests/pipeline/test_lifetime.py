@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 WORKER = """
 import importlib.machinery, sys, time
 sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("{name}", None)
-from pipeline.parent import end_with_job
+from pipeline.lifetime import end_with_job
 end_with_job()
 print("ready", flush=True)
 time.sleep(60)
