@@ -349,6 +349,9 @@ def test_workers_end_soon_after_the_process_that_started_them(tmp_path, photogra
     wait_for_markers(tmp_path / "run/shards", 3)
     children = [pid for pid in map(read_process, Path("/proc").glob("[0-9]*")) if pid and pid[1] == job.pid]
     assert len(children) >= 2
+    # By this alone they know whose they are; Beam ends most of them by itself, some seconds later.
+    told = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid, _ in children]
+    assert all(b"BEAMCAM_JOB=%d" % job.pid in variables for variables in told)
     job.kill()
     job.wait(20)
     # A worker that had no shard yet is left to Beam, which takes more than twenty seconds.

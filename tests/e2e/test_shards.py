@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,6 +80,40 @@ def test_images_of_the_next_shard_are_read_before_the_model_has_seen_this_one(wo
     stream = process_shards(arriving(), worker, RunLayout(str(tmp_path)))
     next(stream)
     assert pulled[-1] >= 3  # a batch is a shard here, and twenty images are under way beside it
+
+
+@pytest.fixture
+def far_entries(entries) -> Iterator[list[Entry]]:
+    """A hundred images in a store that is not this machine's disk."""
+    far = fsspec.filesystem("memory")
+    for i in range(100):
+        far.pipe_file(f"/far/images/{i:03d}.png", Path(entries[i % len(entries)].uri).read_bytes())
+    yield [Entry(f"memory://far/images/{i:03d}.png") for i in range(100)]
+    far.rm("/far", recursive=True)
+
+
+@pytest.mark.parametrize("step", ["read_bytes", "write_bytes"])
+def test_sixty_four_images_beyond_a_batch_go_on_while_a_store_keeps_one_waiting(
+    step, worker, far_entries, monkeypatch
+) -> None:
+    answered: set[str] = set()
+    enough, work = threading.Event(), getattr(storage, step)
+
+    def answer(uri, *rest):
+        if uri not in stalled and not stalled and (step == "read_bytes" or "overlays" in uri):
+            stalled.append(uri)
+            assert enough.wait(60), f"only {len(answered)} others went on"
+        result = work(uri, *rest)
+        answered.add(uri)
+        if len(answered) >= worker.batch_size + 64 - 1:
+            enough.set()
+        return result
+
+    stalled: list[str] = []
+    monkeypatch.setattr(storage, step, answer)
+    layout = RunLayout("memory://far/run")
+    marker = next(process_shards([Shard(0, far_entries)], worker, layout))
+    assert (marker["records"], marker["overlays"], len(stalled)) == (100, 100, 1)
 
 
 def test_a_batch_holds_images_of_one_shard(worker, entries, tmp_path, monkeypatch) -> None:
