@@ -24,6 +24,9 @@ GROUP_ROWS = 4096
 """Rows in a row group of a manifest: whole shards, and several of them, since with a row group a shard the footer of a
 million images would be a tenth of the file, and every shard reads it."""
 
+MANIFEST_GROUPS = 2000
+"""Row groups of a manifest, at the most: its footer, which grows with them, is read several times for every shard."""
+
 BATCH_ROWS = 1024
 """Rows of a file from anybody that are unpacked before their size is looked at."""
 
@@ -175,7 +178,7 @@ def copy_manifest(
     metadata: dict[str, str],
     find_earlier: Callable[[Sequence[Entry]], list[int | None]] | None = None,
 ) -> None:
-    """Writes a local manifest once more, with what is known of the run by now.
+    """Writes a local manifest once more, with what is known of the run by now; a long one in larger row groups.
 
     Args:
         source: the local file.
@@ -185,8 +188,9 @@ def copy_manifest(
     """
     schema = MANIFEST if find_earlier is None else MANIFEST.append(EARLIER)
     with pq.ParquetFile(source) as file, _manifest_writer(target, metadata, schema) as writer:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
+        together = max(1, -(-file.num_row_groups // MANIFEST_GROUPS))
+        for first in range(0, file.num_row_groups, together):
+            table = file.read_row_groups(range(first, min(first + together, file.num_row_groups)))
             if find_earlier is not None:
                 shards = find_earlier([_entry(row) for row in table.to_pylist()])
                 table = table.append_column(EARLIER, pa.array(shards, EARLIER.type))

@@ -352,6 +352,22 @@ def test_a_copy_of_a_manifest_has_the_same_rows_and_its_own_metadata(tmp_path: P
     assert Path(second).read_bytes() == Path(whole).read_bytes()
 
 
+@pytest.mark.parametrize(("most", "groups"), [(3, [4096, 4096, 809]), (2, [8192, 809]), (1, [9001])])
+def test_a_long_manifest_is_copied_with_larger_row_groups(tmp_path: Path, monkeypatch, most: int, groups) -> None:
+    monkeypatch.setattr(parquet, "MANIFEST_GROUPS", most)
+    first, second = str(tmp_path / "1.parquet"), str(tmp_path / "2.parquet")
+    parquet.write_manifest(first, _entries(9001), 256, {})
+    parquet.copy_manifest(first, second, METADATA, lambda entries: list(range(len(entries))))
+    file = pq.ParquetFile(second)
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == groups
+    earlier = [place for rows in groups for place in range(rows)]
+    pairs = zip(_entries(9001), earlier, strict=True)
+    entries = [dataclasses.replace(entry, earlier_shard=place) for entry, place in pairs]
+    assert list(parquet.read_manifest(second)) == entries
+    for shard in (0, 15, 16, 31, 32, 35):
+        assert parquet.read_manifest_shard(second, shard) == entries[256 * shard : 256 * (shard + 1)]
+
+
 def test_boxes_come_back_within_the_precision_of_float32(manifest: str) -> None:
     _write_manifest(manifest, [Entry("a", None, ((0.1, 1 / 3, 1234.56, 7.0),))], 1, {})
     (entry,) = parquet.read_manifest(manifest)
