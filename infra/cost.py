@@ -20,7 +20,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Machine:
-    """A worker's machine: processors, US dollars an hour with all that belongs to it, images/s of its GPU if it has one."""
+    """A worker's machine: processors, US dollars an hour for all of it, images/s of its GPU, if any."""
 
     name: str
     vcpus: float
