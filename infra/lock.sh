@@ -8,6 +8,8 @@ compile() {
         --custom-compile-command infra/lock.sh "$@"
 }
 compile pyproject.toml --output-file requirements.lock
-compile pyproject.toml --extra dev --extra s3 --constraint requirements.lock --output-file requirements-dev.lock
-compile pyproject.toml --extra dev --extra s3 --extra bench --constraint requirements-dev.lock \
+compile pyproject.toml --extra gpu --extra dataflow --extra s3 --constraint requirements.lock \
+    --output-file infra/dataflow/requirements.lock
+compile pyproject.toml --extra dev --extra s3 --extra dataflow --constraint requirements.lock --output-file requirements-dev.lock
+compile pyproject.toml --extra dev --extra s3 --extra dataflow --extra bench --constraint requirements-dev.lock \
     --override infra/bench-overrides.txt --output-file requirements-bench.lock

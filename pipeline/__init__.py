@@ -6,6 +6,9 @@ from typing import Any
 _MODULES = {
     "BeamcamError": "pipeline.errors",
     "ConfigError": "pipeline.errors",
+    "Entry": "pipeline.records",
+    "ExplainImages": "pipeline.composable",
+    "ExplainModelHandler": "pipeline.model_handler",
     "Failure": "pipeline.records",
     "Geometry": "pipeline.geometry",
     "ImageError": "pipeline.errors",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline import quiet
+from pipeline import logs, quiet
 from pipeline.errors import BeamcamError, ConfigError
 from pipeline.options import split_names
-from pipeline.wording import SafeFormatter, show_traceback, shown
 
 DESCRIPTION = "Explain every image of a data set with your own Keras classifier."
 
@@ -54,6 +54,10 @@ exit codes: 0 nothing as grave as --fail-on, 1 findings as grave, 2 wrong usage,
 """
 
 
+WITHOUT_MODEL = {"run", "verify", "watch", "export", "audit"}
+"""Commands that need no TensorFlow at once: the first may find nothing to do, the others have no model."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -62,10 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
-    sys.excepthook = show_traceback
-    handler = logging.StreamHandler()
-    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, handlers=[handler])
+    logs.start(logs.LogSettings(arguments.log_format, logging.INFO if arguments.verbose else logging.WARNING))
     quiet_libraries()
     if not arguments.verbose:
         # Beam logs the traceback of a worker's error; the error itself comes back to us, and is told in one line.
@@ -94,6 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_run(commands)
+    _add_watch(commands)
     _add_inspect(commands)
     _add_show(commands)
     _add_audit(commands)
@@ -165,7 +167,7 @@ def _add_input_options(group: Any) -> None:
         "--since",
         metavar="RUN",
         help="explain only what is new or changed since that run (told by the files' content); records of all other "
-        "images are carried over",
+        "images are carried over; latest is the last finished run beside --output whose name comes before its own",
     )
 
 
@@ -273,6 +275,27 @@ def _add_storage_options(group: Any) -> None:
         metavar="SECONDS",
         help="how long one read or write is tried when a store fails or stalls (default: 300)",
     )
+
+
+def _add_watch(commands: Any) -> None:
+    parser = _command(commands, "watch", "follow a run on any engine, by what it has committed, until it is complete")
+    parser.add_argument("run", metavar="RUN", help="the run's folder, which need not be there yet")
+    parser.add_argument("--once", action="store_true", help="look once, and end")
+    parser.add_argument(
+        "--interval",
+        type=_seconds,
+        metavar="SECONDS",
+        help="between two looks (default: 2 on a terminal, 60 elsewhere; more where a look takes long)",
+    )
+    parser.add_argument(
+        "--stalled-after",
+        type=_seconds,
+        default=30.0,
+        metavar="MINUTES",
+        help="exit with 1 if nothing has changed for so long (default: %(default)g)",
+    )
+    _add_storage_options(parser)
+    parser.set_defaults(command=_lazily("watch"))
 
 
 def _add_inspect(commands: Any) -> None:
@@ -424,12 +447,18 @@ def _command(commands: Any, name: str, summary: str, epilog: str | None = None) 
         allow_abbrev=False,  # Beam's options would be taken for ours
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is done")
+    parser.add_argument(
+        "--log-format",
+        choices=logs.FORMATS,
+        default="text",
+        help="text, or json: all that is said and logged as one object a line, with run, shard and worker",
+    )
     return parser
 
 
 def _lazily(name: str) -> Callable[[argparse.Namespace, list[str]], int]:
     def run_command(arguments: argparse.Namespace, rest: list[str]) -> int:
-        if name not in ("run", "verify", "export", "audit"):  # the one may find nothing to do, the others need no model
+        if name not in WITHOUT_MODEL:
             quiet.import_tensorflow()
         from pipeline import commands
 
@@ -445,8 +474,19 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"a time is a number above 0, not {text!r}")
+    return value
+
+
 def _complain(what: object, code: int) -> int:
-    sys.stderr.write(f"beamcam: {shown(str(what))}\n")
+    fields = {"exit_code": code, "error": type(what).__name__ if isinstance(what, Exception) else None}
+    logs.write(sys.stderr, str(what) if logs.is_json() else f"beamcam: {what}", "ERROR", **fields)
     return code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import io
 import itertools
 import sys
@@ -13,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import quiet, storage
-from pipeline.config import RunConfig, Targets, configure_storage
+from pipeline import logs, quiet, storage
+from pipeline.config import RunConfig, Targets, configure_storage, parse_options
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
-from pipeline.options import split_names
+from pipeline.nights import absolute_since, find_since
+from pipeline.progress import tell
 from pipeline.records import Entry, Failure, MapRecord, Record, Shard
 from pipeline.timing import describe_timings
 from pipeline.wording import shown
@@ -25,25 +25,42 @@ from pipeline.wording import shown
 MAX_CONFIG_BYTES = 1_000_000  # of a YAML file
 MAX_CONFIG_DEPTH = 20
 
+SUMMED_UP = (
+    "inputs", "duplicates", "records", "carried", "failures", "failures_by_type", "overlays", "shards", "workers",
+    "model_loads", "bytes_read", "bytes_written", "seconds", "seconds_by_stage", "bottleneck", "store_troubles",
+    "metrics",
+)  # fmt: skip
+"""What of run.json `beamcam run` says at its end, in JSON."""
+
 
 def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
     """`beamcam run`."""
-    from pipeline.graph import parse_beam_options
+    from pipeline.graph import parse_beam_options, prepare_options
     from pipeline.job import mend_run, run_job
+    from pipeline.run import check_failures
 
     parse_beam_options(beam_options, arguments.own_options)
     if arguments.retry_failures is not None:
         config = make_config_of_run(arguments)
+        logs.name_run(config.output)
         summary = mend_run(config, beam_options, say=say)
     else:
-        config = make_config(arguments)
+        config, note = find_since(make_config(arguments), arguments.overwrite)
+        logs.name_run(config.output)
+        if note is not None:
+            say(note)
         if arguments.dry_run:
+            prepare_options(beam_options, config, say)
             return _dry_run(config, arguments.overwrite)
         summary = run_job(config, beam_options, overwrite=arguments.overwrite, say=say)
-    for line in describe_summary(summary, config.output):
+    if not summary:
+        say(f"submitted: the engine goes on alone, and writes {config.output}/run.json when every image is explained")
+        return 0
+    first, *others = describe_summary(summary, config.output)
+    say(first, **{name: summary.get(name) for name in SUMMED_UP})
+    for line in others if not logs.is_json() else ():
         say(line)
-    if config.max_failures is not None and summary["failures"] > config.max_failures:
-        raise RunError(f"{summary['failures']} images failed, and --max-failures allows {config.max_failures}")
+    check_failures(summary, config)
     return 0
 
 
@@ -109,6 +126,7 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     from pipeline.reading import open_run
     from pipeline.verify import Told, verify_run
 
+    logs.name_run(arguments.run)
     told = Told()
     for line in told.lines(verify_run(arguments.run)):
         say(line)
@@ -120,11 +138,27 @@ def verify(arguments: argparse.Namespace, _: list[str]) -> int:
     return 0
 
 
+def watch(arguments: argparse.Namespace, _: list[str]) -> int:
+    """`beamcam watch`."""
+    _configure_storage(_storage_options(arguments))
+    from pipeline.watching import watch_run
+
+    uri = storage.absolute(arguments.run).rstrip("/")
+    logs.name_run(uri)
+    try:
+        watch_run(uri, say, once=arguments.once, interval=arguments.interval, stalled_after=arguments.stalled_after)
+    except KeyboardInterrupt:
+        tell("not watched any more; the run goes on")
+        return 130
+    return 0
+
+
 def audit(arguments: argparse.Namespace, _: list[str]) -> int:
     """`beamcam audit`."""
     _configure_storage(_storage_options(arguments))
     from pipeline.audit import command
 
+    logs.name_run(arguments.words[0] if len(arguments.words) == 1 else arguments.words[1])
     return command.audit(arguments, say_cells)
 
 
@@ -133,6 +167,7 @@ def export(arguments: argparse.Namespace, _: list[str]) -> int:
     _configure_storage(_storage_options(arguments))
     from pipeline.exports import command
 
+    logs.name_run(arguments.run)
     command.export(arguments, say)
     return 0
 
@@ -159,14 +194,16 @@ def _storage_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name, None) is not None}
 
 
-def say(line: str) -> None:
-    """Prints a line."""
-    sys.stdout.write(shown(line) + "\n")
-    sys.stdout.flush()
+def say(line: str, /, **fields: Any) -> None:
+    """Prints a line; in JSON, with further fields."""
+    logs.write(sys.stdout, line, **fields)
 
 
 def say_cells(*cells: str) -> None:
     """Prints a line of cells with tabs between them."""
+    if logs.is_json():
+        say("  ".join(cells), cells=cells)
+        return
     sys.stdout.write("\t".join(map(shown, cells)) + "\n")
     sys.stdout.flush()
 
@@ -218,7 +255,7 @@ def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
             values[name] = tuple(values[name])
     # A run is the same run from any working directory.
     if values.get("since"):
-        values["since"] = storage.absolute(str(values["since"])).rstrip("/")
+        values["since"] = absolute_since(values["since"])
     for name in ("model", "class_names"):
         value = values.get(name)
         if value and storage.is_local(value) and storage.exists(value):
@@ -245,16 +282,7 @@ def read_config_file(uri: str) -> dict[str, Any]:
         content = yaml.safe_load(data) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"--config {uri!r} holds options as `name: value`, not {type(content).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
-    values = {}
-    for name, value in content.items():
-        key = str(name).lstrip("-").replace("-", "_")
-        if key not in fields:
-            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ConfigError(f"--config {uri!r} has an unknown option {name!r}{hint}")
-        values[key] = _from_yaml(key, value)
-    return values
+    return parse_options(content, f"--config {uri!r}")
 
 
 def _check_yaml(events: Iterable[Any], what: str) -> None:
@@ -270,21 +298,6 @@ def _check_yaml(events: Iterable[Any], what: str) -> None:
             raise ConfigError(
                 f"{what} is nested more than {MAX_CONFIG_DEPTH} levels deep: options are names and values"
             )
-
-
-def _from_yaml(name: str, value: Any) -> Any:
-    if name in ("images", "methods", "metrics", "storage_options"):
-        return tuple(value) if isinstance(value, list) else split_names(str(value or ""))
-    if name == "jit" and isinstance(value, bool):
-        return "on" if value else "off"  # YAML's own reading of the two words
-    if name == "input_size" and isinstance(value, list):
-        return tuple(value)
-    if name == "input_size":
-        height, _, width = str(value).partition("x")
-        if not (height.isdecimal() and (width or height).isdecimal()):
-            raise ConfigError(f"input_size is 224 or 224x320, not {value!r}")
-        return int(height), int(width or height)
-    return value
 
 
 def describe_summary(summary: dict[str, Any], output: str) -> list[str]:

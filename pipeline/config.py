@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.codec import MAP_DTYPES
 from pipeline.errors import ConfigError, without_secrets
 from pipeline.geometry import RESIZES
 from pipeline.listing import LABEL_SOURCES
+from pipeline.options import split_names
 from pipeline.overlay import STYLES, color_table
 from pipeline.records import METRICS
 
@@ -232,6 +234,43 @@ class RunConfig:
     def digest(self) -> str:
         """A hash of `identity`."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def parse_options(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """The fields of a configuration, from options as people write them in YAML.
+
+    Args:
+        content: names as on the command line, with or without dashes, and their values.
+        where: what says so, for messages.
+
+    Raises:
+        ConfigError: there is no such option, or a value cannot be read.
+    """
+    fields = {field.name for field in dataclasses.fields(RunConfig)}
+    values = {}
+    for name, value in content.items():
+        key = str(name).lstrip("-").replace("-", "_")
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, sorted(fields), n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(f"{where} has an unknown option {name!r}{hint}")
+        values[key] = _parse_option(key, value)
+    return values
+
+
+def _parse_option(name: str, value: Any) -> Any:
+    if name in ("images", "methods", "metrics", "storage_options"):
+        return tuple(value) if isinstance(value, list | tuple) else split_names(str(value or ""))
+    if name == "jit" and isinstance(value, bool):
+        return "on" if value else "off"  # YAML's own reading of the two words
+    if name == "input_size" and isinstance(value, list | tuple):
+        return tuple(value)
+    if name == "input_size" and value is not None:
+        height, _, width = str(value).partition("x")
+        if not (height.isdecimal() and (width or height).isdecimal()):
+            raise ConfigError(f"input_size is 224 or 224x320, not {value!r}")
+        return int(height), int(width or height)
+    return value
 
 
 def configure_storage(options: Sequence[str], timeout: float) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import storage
+from pipeline import logs, storage
+from pipeline.counting import Tally
 from pipeline.errors import BeamcamError, RunError
 from pipeline.layout import RunLayout
 from pipeline.records import Failure, Record, Shard
@@ -45,6 +47,7 @@ def process_shards(
     progress: Callable[[int], None] = lambda _: None,
     find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None,
     claim: str = "",
+    tally: Tally | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Explains shards and commits each, without a pause from one to the next.
 
@@ -60,6 +63,7 @@ def process_shards(
         find_commit: called with a shard's number before it is committed: its marker if another job has committed it;
             raises if the run is not this job's any more.
         claim: of the run; markers say it.
+        tally: gets what was counted of each shard, before its marker is yielded.
 
     Yields:
         The content of each shard's marker, which was written last: a shard is done if and only if it is there.
@@ -67,6 +71,26 @@ def process_shards(
     Raises:
         RunError: some shards broke, and all others are committed; or a store is away, and nothing more was tried.
         OSError: the output cannot be written; nothing more was tried.
+    """
+    complete = explain_shards(shards, worker, layout, progress, find_commit, claim)
+    with ThreadPoolExecutor(1) as committer, contextlib.closing(complete):
+        committed = map_ahead(
+            committer, lambda job: (job, attempt(job, None, lambda job, _: job.commit())), complete, 2, cancel=False
+        )
+        yield from _tell_broken(committed, tally or Tally())
+
+
+def explain_shards(
+    shards: Iterable[Shard],
+    worker: Worker,
+    layout: RunLayout,
+    progress: Callable[[int], None] = lambda _: None,
+    find_commit: Callable[[int], dict[str, Any] | None] = lambda _: None,
+    claim: str = "",
+) -> Generator[ShardJob]:
+    """As `process_shards`, without a commitment: yields each shard, in order, once all its images have their outcome.
+
+    A shard that broke is yielded too; its `broken` tells why.
     """
     ahead, behind = threading.Semaphore(CORES), threading.Semaphore(CORES)
     shards = iter(shards)
@@ -79,19 +103,15 @@ def process_shards(
     batch = worker.config.batch_size
     sources = [*worker.config.images, *(entry.uri for shard in first for entry in shard.entries)]
     read_afar, write_afar = (not all(map(storage.is_local, uris)) for uris in (sources, [layout.output]))
-    with _pool(read_afar) as loaders, _pool(write_afar) as recorders, ThreadPoolExecutor(1) as committer:
+    with _pool(read_afar) as loaders, _pool(write_afar) as recorders:
         tasks = ((job, entry) for job in jobs for entry in job.entries)
         limit = batch + (UNAFFECTED if read_afar else IN_FLIGHT)
         loaded = map_ahead(loaders, lambda task: (task[0], attempt(*task, ShardJob.load)), tasks, limit)
         explained = explain(loaded)
         limit = max(2, batch) + (UNAFFECTED if write_afar else 0)
         outcomes = map_ahead(recorders, lambda task: (task[0], attempt(*task, ShardJob.make_record)), explained, limit)
-        complete = _collect(outcomes, progress)
         try:
-            committed = map_ahead(
-                committer, lambda job: (job, attempt(job, None, lambda job, _: job.commit())), complete, 2, cancel=False
-            )
-            yield from _tell_broken(committed)
+            yield from _collect(outcomes, progress)
         except BaseException:
             # What broke is to be told at once, and not after everything that was waiting.
             for pool in (loaders, recorders):
@@ -108,14 +128,15 @@ def attempt(job: ShardJob, item: T, step: Callable[[ShardJob, T], U]) -> U | Non
     """
     if job.broken:
         return None
-    try:
-        return step(job, item)
-    except (OSError, BeamcamError):
-        raise
-    except Exception as error:
-        logger.info("shard %d broke", job.number, exc_info=True)
-        job.broken.append(error)
-        return None
+    with logs.about(job.layout.output, job.number):
+        try:
+            return step(job, item)
+        except (OSError, BeamcamError):
+            raise
+        except Exception as error:
+            logger.info("shard %d broke", job.number, exc_info=True)
+            job.broken.append(error)
+            return None
 
 
 def explain(
@@ -180,16 +201,18 @@ def _collect(
             yield job
 
 
-def _tell_broken(committed: Iterable[tuple[ShardJob, dict[str, Any] | None]]) -> Iterator[dict[str, Any]]:
+def _tell_broken(committed: Iterable[tuple[ShardJob, dict[str, Any] | None]], tally: Tally) -> Iterator[dict[str, Any]]:
     """The markers of the shards that were committed; at the end, which ones were not."""
     broken: list[ShardJob] = []
     in_a_row = 0
     for job, marker in committed:
+        tally.absorb(job.tally)
         if marker is not None:
             in_a_row = 0
             yield marker
             continue
         broken.append(job)
+        tally.add("shards_broken")
         in_a_row += 1
         if in_a_row == BROKEN_IN_A_ROW:
             break

@@ -5,37 +5,98 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from pipeline import engines
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.lifetime import announce_job
 from pipeline.run import Plan
 from pipeline.totals import Basis
-from pipeline.transforms import ProcessShards, WriteSums
+from pipeline.transforms import FinishRun, PendingShards, ProcessShards, WriteSums
 
 
-def run_graph(plan: Plan, beam_options: Sequence[str]) -> None:
-    """Runs the pending shards of a plan to the end."""
-    options = parse_beam_options(beam_options)
+def run_graph(plan: Plan, options: PipelineOptions) -> None:
+    """Runs the pending shards of a plan to the end, or hands them over if the job is a detached one."""
     runner = _runner(options)
     if isinstance(runner, FnApiRunner):  # of others, workers may outlive the process that has launched the job
         announce_job()
     with beam.Pipeline(runner=runner, options=options) as root:
-        define_pipeline(root, plan)
+        define_pipeline(root, plan, is_detached(options))
 
 
-def define_pipeline(root: beam.Pipeline, plan: Plan) -> beam.PCollection:
-    """The graph: numbers of shards in, markers and their sums out; images and maps stay inside one stage."""
-    # The manifest's path travels with the configuration, not its content: jobs have a size limit.
-    shards = root | "PendingShards" >> beam.Create(plan.pending, reshuffle=False)
+def define_pipeline(root: beam.Pipeline, plan: Plan, detached: bool = False) -> beam.PCollection:
+    """The graph: numbers of shards in, markers and their sums out; images and maps stay inside one stage.
+
+    Args:
+        root: the pipeline.
+        plan: the run.
+        detached: whether the graph is to sum the run up as well, since nobody waits for it.
+    """
+    if not plan.pending:
+        return root | "Nothing" >> beam.Create([None], reshuffle=False) | FinishRun(plan.ending())
+    # The manifest's path travels with the configuration, not its content, and of numbers only where they begin and
+    # end: jobs have a size limit.
+    shards = root | PendingShards(plan.pending)
     # A break of fusion between numbers, so that shards spread over workers; only integers pass it.
     spread = shards | "Spread" >> beam.Reshuffle()
     markers = spread | ProcessShards(plan.running)
-    return markers | WriteSums(plan.running, Basis.of_job(plan.config.methods, plan.metadata))
+    written = markers | WriteSums(plan.running, Basis.of_job(plan.config.methods, plan.metadata))
+    return written | FinishRun(plan.ending()) if detached else written
+
+
+def prepare_options(
+    arguments: Sequence[str], config: RunConfig, say: Callable[[str], None] = lambda _: None
+) -> PipelineOptions:
+    """Beam's options for a job, with what its runner wants beside them.
+
+    Args:
+        arguments: as typed.
+        config: the job.
+        say: called with a line for each option that is filled in.
+
+    Raises:
+        ConfigError: an option is neither beamcam's nor Beam's, or the runner is known to fail the job.
+    """
+    given = _given(parse_beam_options(arguments))
+    filled_in = engines.fill_in(given)
+    options = parse_beam_options([*arguments, *(default.word for default in filled_in)])
+    engines.check_job(_given(options), config)
+    for default in filled_in:
+        say(str(default))
+    return options
+
+
+def suit_machines(options: PipelineOptions, config: RunConfig, say: Callable[[str], None]) -> RunConfig:
+    """See `engines.suit_machines`; what it decides is said."""
+    config, decided = engines.suit_machines(_given(options), config)
+    for default in decided:
+        say(str(default))
+    return config
+
+
+def is_detached(options: PipelineOptions) -> bool:
+    """Whether the job goes on without the process that has submitted it."""
+    return engines.is_detached(_given(options))
+
+
+def is_template(options: PipelineOptions) -> bool:
+    """Whether the graph is only written down, to be run by somebody else."""
+    return options.view_as(GoogleCloudOptions).template_location is not None
+
+
+def check_images(options: PipelineOptions, uris: Iterable[str]) -> None:
+    """See `engines.check_images`."""
+    engines.check_images(_given(options), uris)
 
 
 def parse_beam_options(arguments: Sequence[str], own: Sequence[str] = ()) -> PipelineOptions:
@@ -93,6 +154,10 @@ def _parse(arguments: Sequence[str]) -> PipelineOptions:
     except Exception as error:
         raise ConfigError(f"Beam refuses these options: {error}".splitlines()[0]) from error
     return options
+
+
+def _given(options: PipelineOptions) -> engines.Given:
+    return options.get_all_options(drop_default=True)
 
 
 def _runner(options: PipelineOptions) -> beam.runners.PipelineRunner | str:

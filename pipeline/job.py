@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import re
 import time
@@ -34,7 +35,11 @@ from pipeline.run import (
 from pipeline.running import read_run_metadata
 
 if TYPE_CHECKING:
+    from pipeline.graph import PipelineOptions
     from pipeline.worker import Worker
+
+LOOKED_AT = 1000
+"""Images of the input that are looked at before a job is handed to other machines: those of a list are alike."""
 
 
 def run_job(
@@ -46,25 +51,31 @@ def run_job(
 ) -> dict[str, Any]:
     """Explains every image of the input, and returns the content of run.json.
 
+    Returns:
+        Nothing in it if the job was handed over to an engine that goes on alone, and writes run.json in the end
+        (`--template_location`, `--no_wait_until_finish`).
+
     Raises:
         ConfigError: anything is wrong with the job as asked for; nothing was started then.
         RunError: the job broke off; what was committed stays, and the same call goes on from there.
     """
-    from pipeline.graph import parse_beam_options
+    from pipeline.graph import check_images, prepare_options, suit_machines
 
     configure_storage(config.storage_options, config.storage_timeout)
-    parse_beam_options(beam_options)
+    options = prepare_options(beam_options, config, say)
     with contextlib.ExitStack() as held:
         with list_input(config) as listing:
+            check_images(options, (entry.uri for entry in itertools.islice(listing, LOOKED_AT)))
             plan = None if overwrite else find_finished(config, listing)
             if plan is None:
-                worker = _load_worker(config if overwrite else as_decided_before(config))
+                decided = config if overwrite else as_decided_before(config)
+                worker = _load_worker(suit_machines(options, decided, say))
                 for note in check_labels(worker, listing.labels):
                     say(note)
                 for note in check_since(worker.config, worker.metadata):
                     say(note)
                 plan = plan_run(worker.config, listing, worker.metadata, overwrite, held)
-        return _finish(plan, beam_options, say)
+        return _finish(plan, options, say)
 
 
 def mend_run(
@@ -77,14 +88,17 @@ def mend_run(
         beam_options: words of the command line for Beam.
         say: called with a line now and then.
 
+    Returns:
+        As `run_job`.
+
     Raises:
         ConfigError: there is no run, or the configuration or the model is not the run's; nothing was changed then.
         RunError: the job broke off; the same call goes on from there.
     """
-    from pipeline.graph import parse_beam_options
+    from pipeline.graph import prepare_options
 
     configure_storage(config.storage_options, config.storage_timeout)
-    parse_beam_options(beam_options)
+    options = prepare_options(beam_options, config, say)
     config = as_decided_before(config)
     check_same_options(config)
     with contextlib.ExitStack() as held:
@@ -92,7 +106,7 @@ def mend_run(
         if plan is None:
             worker = _load_worker(config)
             plan = plan_mending(worker.config, worker.metadata, held)
-        return _finish(plan, beam_options, say)
+        return _finish(plan, options, say)
 
 
 def _load_worker(config: RunConfig) -> Worker:
@@ -102,19 +116,23 @@ def _load_worker(config: RunConfig) -> Worker:
     return shared_worker(config)
 
 
-def _finish(plan: Plan, beam_options: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+def _finish(plan: Plan, options: PipelineOptions, say: Callable[[str], None]) -> dict[str, Any]:
+    from pipeline.graph import is_detached, is_template, run_graph
+
     say(describe_plan(plan))
     start = time.monotonic()
-    if plan.pending:
-        from pipeline.graph import run_graph
-
+    # A template that is launched has to give a job, even one that finds nothing to do.
+    if plan.pending or is_template(options):
+        detached = is_detached(options)
         try:
-            with show_progress(plan.n_images, _counting(plan)):
-                run_graph(plan, beam_options)
+            with contextlib.nullcontext() if detached else show_progress(plan.n_images, _counting(plan)):
+                run_graph(plan, options)
         except Exception as error:
             if "KeyboardInterrupt" in str(error):  # Beam wraps even that
                 raise KeyboardInterrupt from error
             raise RunError(_broken_off(plan, error)) from error
+        if detached:
+            return {}
     try:
         return finish_run(plan, time.monotonic() - start)
     except (OSError, ValueError) as error:
@@ -216,14 +234,15 @@ def describe_plan(plan: Plan) -> str:
 def _counting(plan: Plan) -> Callable[[], int]:
     """Counts finished images: exactly in this process, by markers where workers are elsewhere."""
     before = plan.n_images - plan.n_pending
-    first, state = images_done.value, {"markers": before, "looked": time.monotonic()}
+    first, state = images_done.value, {"markers": before, "next": time.monotonic() + 5}
 
     def count() -> int:
-        here = before + images_done.value - first
-        if here == before and time.monotonic() - state["looked"] > 5:
-            state["looked"] = time.monotonic()
+        here, begun = before + images_done.value - first, time.monotonic()
+        if here == before and begun > state["next"]:
             with contextlib.suppress(OSError):
                 state["markers"] = sum(map(plan.size_of, marked_shards(plan.layout)))
+            ended = time.monotonic()  # hundreds of thousands of markers take a while to list: a twentieth of the time
+            state["next"] = ended + max(5, 20 * (ended - begun))
         return max(here, int(state["markers"]))
 
     return count

@@ -24,12 +24,17 @@ def announce_job() -> None:
     os.environ[VARIABLE] = str(os.getpid())
 
 
-def end_with_job() -> None:
-    """Ends this process soon after its job, if it is one of Beam's workers; what is committed stays."""
+def end_with_job() -> bool:
+    """Ends this process soon after its job, if it is one of Beam's workers; what is committed stays.
+
+    Returns:
+        Whether it is one, on the job's own machine.
+    """
     spec, job = getattr(sys.modules.get("__main__"), "__spec__", None), os.environ.get(VARIABLE, "")
-    is_worker = spec is not None and spec.name.endswith(".sdk_worker_main")
-    if is_worker and job.isdecimal() and _watching.acquire(blocking=False):
+    is_worker = spec is not None and spec.name.endswith(".sdk_worker_main") and job.isdecimal()
+    if is_worker and _watching.acquire(blocking=False):
         threading.Thread(target=_watch, args=(int(job),), daemon=True).start()
+    return is_worker
 
 
 def _watch(job: int) -> None:

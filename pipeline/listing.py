@@ -112,13 +112,18 @@ def _list_specs(
         _check_secret(spec)
         found = False
         for entry in _list_spec(spec, label_column, output):
-            _check_name(entry.uri)
-            _check_secret(entry.uri)
+            check_uri(entry.uri)
             found = True
             listed.add(1)
             yield _labelled(entry, labels)
         if not found:
             raise ConfigError(_nothing_found(spec))
+
+
+def check_uri(uri: str) -> None:
+    """Raises ConfigError if an image's uri cannot be written down, or must not be."""
+    _check_name(uri)
+    _check_secret(uri)
 
 
 def _check_name(uri: str) -> None:

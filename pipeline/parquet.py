@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.codec import EncodedMap
-from pipeline.records import METRICS, Entry, Failure, Geometry, MapRecord, Record, View
+from pipeline.records import METRICS, SURENESS, Entry, Failure, Geometry, MapRecord, Record, View
 
 METADATA_PREFIX = "beamcam."
 
@@ -100,8 +100,6 @@ RECORDS = pa.schema(
     ]
 )
 
-_SURENESS = ("confidence", "runner_up", "runner_up_confidence", "entropy")
-
 FAILURES = pa.schema([(name, pa.string()) for name in ("id", "uri", "stage", "error_type", "message")])
 
 MANIFEST = pa.schema(
@@ -150,12 +148,12 @@ def _damage() -> Iterator[None]:
 
 def encode_records(records: Iterable[Record], metadata: dict[str, str]) -> bytes:
     """The Parquet file of a shard's records."""
-    return _encode([_record_row(record) for record in records], RECORDS, metadata)
+    return _encode([record.to_row() for record in records], RECORDS, metadata)
 
 
 def encode_failures(failures: Iterable[Failure], metadata: dict[str, str]) -> bytes:
     """The Parquet file of a shard's failures."""
-    return _encode([vars(failure) for failure in failures], FAILURES, metadata)
+    return _encode([failure.to_row() for failure in failures], FAILURES, metadata)
 
 
 def write_manifest(
@@ -492,28 +490,6 @@ def _entry(row: dict[str, Any]) -> Entry:
     return Entry(row["uri"], row["label"], boxes, row.get("earlier_shard"))
 
 
-def _record_row(record: Record) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "uri": record.uri,
-        "content_sha256": record.content_sha256,
-        "label": record.label,
-        "width": record.geometry.width,
-        "height": record.geometry.height,
-        "logits": record.logits,
-        "logit_classes": record.logit_classes,
-        "maps": [_map_row(values) for values in record.maps],
-        "view": vars(record.geometry.view),
-        "predicted": record.predicted if len(record.logits) else None,
-        **{name: getattr(record, name) for name in _SURENESS},
-    }
-
-
-def _map_row(values: MapRecord) -> dict[str, Any]:
-    row = {name: value for name, value in vars(values).items() if name not in ("encoded", "geometry")}
-    return row | vars(values.encoded)
-
-
 def _record(row: dict[str, Any]) -> Record:
     geometry = Geometry(row["width"], row["height"], View(**row["view"]))
     logits, classes = pa.array(row["logits"], pa.float32()), row["logit_classes"]
@@ -526,7 +502,7 @@ def _record(row: dict[str, Any]) -> Record:
         logits.to_numpy(),
         None if classes is None else pa.array(classes, pa.int32()).to_numpy(),
         tuple(_map_record(values, geometry) for values in row["maps"]),
-        **{name: row.get(name) for name in _SURENESS},  # files of before there were these lack the columns
+        **{name: row.get(name) for name in SURENESS},  # files of before there were these lack the columns
     )
 
 

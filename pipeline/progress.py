@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline import logs
 from pipeline.wording import shown
 
 
@@ -40,7 +41,7 @@ def show_progress(total: int, done: Callable[[], int], interval: float = 0.5) ->
         done: how many are finished, counted anew at each call.
         interval: seconds between two looks on a terminal; a log gets a line every twenty times that.
     """
-    watch = _watch_terminal if sys.stderr.isatty() else _watch_log
+    watch = _watch_terminal if shows_bars() else _watch_log
     with _watching(watch, total, done, interval):
         yield
 
@@ -59,10 +60,18 @@ def show_count(what: str, done: Callable[[], int], after: float = 3.0, interval:
         yield
 
 
-def tell(line: str) -> None:
-    """Says on standard error what is going on, which is no part of a command's result."""
-    sys.stderr.write(shown(line) + "\n")
-    sys.stderr.flush()
+def tell(line: str, /, **fields: Any) -> None:
+    """Says on standard error what is going on, which is no part of a command's result; in JSON, with further fields."""
+    logs.write(sys.stderr, line, **fields)
+
+
+def tell_progress(done: int, total: int, rate: float) -> None:
+    """How far a job is, in a line."""
+    left = (total - done) / rate if rate > 0 else None
+    words = f", {describe_duration(left)} left" if left is not None else ""
+    fields: dict[str, Any] = {"images_done": done, "images": total, "images_per_second": round(rate, 3)}
+    fields["seconds_left"] = None if left is None else round(left)
+    tell(f"{done} of {total} images, {rate:.1f} images/s{words}", **fields)
 
 
 @contextmanager
@@ -78,6 +87,25 @@ def _watching(watch: Callable[..., None], *args: Any) -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def show_bar(total: int, first: int) -> Iterator[Callable[[int, str], None]]:
+    """A bar on a terminal, for as long as the block runs, that is told how many images are done, and more words."""
+    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} images [{elapsed}{postfix}]"
+    with tqdm(total=total, initial=first, bar_format=form, dynamic_ncols=True) as bar:
+
+        def show(done: int, words: str) -> None:
+            bar.set_postfix_str(shown(words), refresh=False)
+            bar.update(done - bar.n)
+            bar.refresh()
+
+        yield show
+
+
+def shows_bars() -> bool:
+    """Whether somebody looks at standard error, and no service."""
+    return sys.stderr.isatty() and not logs.is_json()
+
+
 def _watch_terminal(total: int, done: Callable[[], int], interval: float, stop: threading.Event) -> None:
     first = done()
     with tqdm(total=total, initial=first, unit="img", dynamic_ncols=True, smoothing=0.1) as bar:
@@ -90,15 +118,13 @@ def _watch_log(total: int, done: Callable[[], int], interval: float, stop: threa
     first, start = done(), time.monotonic()
     while not stop.wait(20 * interval):
         now, seconds = done(), time.monotonic() - start
-        rate = (now - first) / seconds
-        left = f", {describe_duration((total - now) / rate)} left" if rate > 0 else ""
-        tell(f"{now} of {total} images, {rate:.1f} images/s{left}")
+        tell_progress(now, total, (now - first) / seconds)
 
 
 def _watch_count(what: str, done: Callable[[], int], after: float, interval: float, stop: threading.Event) -> None:
     if stop.wait(after):
         return
-    if sys.stderr.isatty():
+    if shows_bars():
         with tqdm(unit=f" {what}", dynamic_ncols=True, leave=False) as bar:
             while not stop.is_set():
                 bar.update(done() - bar.n)

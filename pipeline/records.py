@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,13 @@ SCHEMA_VERSION = 1
 METRICS = ("deletion", "insertion", "drop", "increase", "pointing", "energy")
 """What `--metrics` can measure: the first four need passes of their own, the last two the manifest's boxes."""
 
+SURENESS = ("confidence", "runner_up", "runner_up_confidence", "entropy")
+"""The columns of `prediction.Prediction` besides the class."""
+
 __all__ = [
     "METRICS",
     "SCHEMA_VERSION",
+    "SURENESS",
     "Entry",
     "Failure",
     "Geometry",
@@ -43,6 +48,7 @@ class Entry:
     label: str | None = None  # as given: a class name or index
     boxes: tuple[tuple[float, float, float, float], ...] | None = None  # x, y, w, h in original pixels
     earlier_shard: int | None = None  # of the run named by --since that may have its record
+    data: bytes | None = field(default=None, repr=False)  # the file's bytes, where they came with it: nothing is read
 
     @property
     def id(self) -> str:
@@ -59,6 +65,10 @@ class Failure:
     stage: str  # "read", "decode" or "explain"
     error_type: str
     message: str
+
+    def to_row(self) -> dict[str, Any]:
+        """The columns that are stored."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,11 @@ class MapRecord:
         """The raw map in original pixels: (height, width) float32, bilinear; 0 where the model saw nothing."""
         return project_map(self.array(), self.geometry)
 
+    def to_row(self) -> dict[str, Any]:
+        """See `Record.to_row`."""
+        row = {name: value for name, value in vars(self).items() if name not in ("encoded", "geometry")}
+        return row | {"metrics": dict(self.metrics)} | vars(self.encoded)
+
     def _repr_png_(self) -> bytes:
         """The map in a notebook."""
         from pipeline.notebook import map_png
@@ -139,6 +154,26 @@ class Record:
         """The class with the highest logit."""
         best = int(np.argmax(self.logits))
         return best if self.logit_classes is None else int(self.logit_classes[best])
+
+    def to_row(self) -> dict[str, Any]:
+        """The columns that a run stores: plain values, lists of dictionaries, and NumPy arrays for the logits.
+
+        Arrow, pandas and all that is built on them take it as it is.
+        """
+        return {
+            "id": self.id,
+            "uri": self.uri,
+            "content_sha256": self.content_sha256,
+            "label": self.label,
+            "width": self.geometry.width,
+            "height": self.geometry.height,
+            "logits": self.logits,
+            "logit_classes": self.logit_classes,
+            "maps": [values.to_row() for values in self.maps],
+            "view": dict(vars(self.geometry.view)),
+            "predicted": self.predicted if len(self.logits) else None,
+            **{name: getattr(self, name) for name in SURENESS},
+        }
 
     def _repr_html_(self) -> str:
         """The image with its maps in a notebook."""

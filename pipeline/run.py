@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import heapq
+import itertools
 import json
 import tempfile
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import parquet, storage
 from pipeline.carrying import EarlierShards
-from pipeline.config import LATER, NOT_PART_OF_A_RESULT, RunConfig, describe_difference
+from pipeline.config import LATER, NOT_PART_OF_A_RESULT, RunConfig, configure_storage, describe_difference
 from pipeline.errors import ConfigError, RunError, as_config_errors
 from pipeline.layout import RunLayout
 from pipeline.listing import Listing, list_images
@@ -21,6 +25,18 @@ from pipeline.records import Entry
 from pipeline.running import RunningJob, claim_of, committed_files, is_of_run, read_run_metadata
 from pipeline.summary import read_markers, read_summary, remove_orphans, summarize
 from pipeline.totals import Basis, write_total
+
+MOST_RANGES = 1000  # of numbers of shards, in a job that has some left here and there
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a worker needs to sum a run up, in a job that nobody waits for."""
+
+    job: RunningJob
+    n_pending: int  # shards that the job was given
+    resumed: bool  # whether an earlier job may have left files behind
+    begun: float  # seconds since 1970, when the job was handed over
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,10 @@ class Plan:
     def running(self) -> RunningJob:
         """What travels to the workers."""
         return RunningJob(self.config, claim_of(self.metadata), self.mending)
+
+    def ending(self) -> Ending:
+        """What travels to the worker that sums the run up, if that is not this process."""
+        return Ending(self.running, len(self.pending), self.resumed, time.time())
 
     @property
     def n_pending(self) -> int:
@@ -226,6 +246,13 @@ def read_plan(config: RunConfig, resumed: bool = False, mending: bool = False) -
     Raises:
         ConfigError: its manifest contradicts itself.
     """
+    plan = _read_start(config, resumed, mending)
+    done = committed_shards(plan.layout, plan.metadata)
+    return dataclasses.replace(plan, pending=tuple(shard for shard in range(plan.n_shards) if shard not in done))
+
+
+def _read_start(config: RunConfig, resumed: bool, mending: bool = False) -> Plan:
+    """What the manifest alone says of a run: its plan, as if nothing were pending."""
     layout = RunLayout(config.output)
     metadata = parquet.read_metadata(layout.uri(layout.MANIFEST))
     n_images = parquet.count_rows(layout.uri(layout.MANIFEST))
@@ -235,9 +262,21 @@ def read_plan(config: RunConfig, resumed: bool = False, mending: bool = False) -
         raise ConfigError(
             f"the manifest of the run in {config.output!r} is damaged: it has {n_images} rows, and tells of {told}"
         )
-    done = committed_shards(layout, metadata)
-    pending = tuple(shard for shard in range(n_shards) if shard not in done)
-    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, pending, metadata, resumed, mending)
+    return Plan(config, n_images, int(metadata["n_duplicates"]), n_shards, (), metadata, resumed, mending)
+
+
+def cover(numbers: Iterable[int], most: int = MOST_RANGES) -> list[tuple[int, int]]:
+    """Ranges, each its first number and the one after its last, in which all of some ascending numbers are.
+
+    Few of them are told exactly. Of more than `most`, those with the smallest gaps between them become one: a worker
+    that is given a shard which is committed passes it over.
+    """
+    numbers = list(numbers)
+    gaps = ((after - before, before, after) for before, after in itertools.pairwise(numbers) if after > before + 1)
+    cuts = sorted((before, after) for _, before, after in heapq.nlargest(most - 1, gaps))
+    firsts = numbers[:1] + [after for _, after in cuts]
+    ends = [before + 1 for before, _ in cuts] + [number + 1 for number in numbers[-1:]]
+    return list(zip(firsts, ends, strict=True))
 
 
 def committed_shards(layout: RunLayout, metadata: dict[str, str]) -> dict[int, dict[str, Any]]:
@@ -281,20 +320,25 @@ def marked_shards(layout: RunLayout) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
-def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
+def finish_run(plan: Plan, seconds: float, done: int | None = None) -> dict[str, Any]:
     """Sums the markers up, checks that nothing is missing, and writes run.json.
 
     A run that was complete already keeps the summary it has.
 
+    Args:
+        plan: the run.
+        seconds: that the job took.
+        done: how many shards the job has committed; None for those that the plan has pending.
+
     Raises:
         RunError: a shard is missing, or records and failures do not add up to the input.
     """
-    layout = plan.layout
-    if not plan.pending:
+    layout, done = plan.layout, len(plan.pending) if done is None else done
+    if not done:
         with contextlib.suppress(RunError):  # none, or a damaged one
             return read_summary(layout)
     markers = read_markers(layout, range(plan.n_shards))
-    summary = summarize(plan.config, plan.metadata, markers, seconds, len(plan.pending))
+    summary = summarize(plan.config, plan.metadata, markers, seconds, done)
     if summary["records"] + summary["failures"] != plan.n_images:
         raise RunError(
             f"{plan.n_images} images went in, but {summary['records']} records and {summary['failures']} failures came "
@@ -305,6 +349,33 @@ def finish_run(plan: Plan, seconds: float) -> dict[str, Any]:
         remove_orphans(layout, plan.n_shards)
     storage.write_bytes(layout.uri(layout.SUMMARY), json.dumps(summary, indent=1).encode())
     return summary
+
+
+def finish_detached(ending: Ending, _: object = None) -> dict[str, Any]:
+    """`finish_run` on a worker, after the last shard, in a job that nobody waits for; a second time is no harm.
+
+    Args:
+        ending: what the worker needs.
+        _: what Beam has made before, which is on disk.
+
+    Raises:
+        RunError: as `finish_run`; another job has taken the run over; or more images failed than the job allows.
+            Nobody sees an exit code, so the job itself is to fail.
+    """
+    config = ending.job.config
+    configure_storage(config.storage_options, config.storage_timeout)
+    plan = _read_start(config, ending.resumed)
+    if claim_of(plan.metadata) != ending.job.claim:
+        raise RunError(f"another job has overwritten the run in {config.output!r} meanwhile: it is not summed up")
+    summary = finish_run(plan, time.time() - ending.begun, ending.n_pending)
+    check_failures(summary, config)
+    return summary
+
+
+def check_failures(summary: Mapping[str, Any], config: RunConfig) -> None:
+    """Raises RunError if more images failed than the job allows."""
+    if config.max_failures is not None and summary["failures"] > config.max_failures:
+        raise RunError(f"{summary['failures']} images failed, and --max-failures allows {config.max_failures}")
 
 
 def remove_run(layout: RunLayout) -> None:

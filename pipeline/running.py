@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +35,20 @@ class RunningJob:
         """Where the run's files lie."""
         return RunLayout(self.config.output)
 
-    def read_shards(self, numbers: Iterable[int]) -> Iterator[Shard]:
+    def read_shards(self, numbers: Iterable[int], skipped: Callable[[int], None] = lambda _: None) -> Iterator[Shard]:
         """What is to be explained in each shard; those that were committed meanwhile are passed over.
 
         Engines give a bundle that failed to another worker, with all of its shards.
+
+        Args:
+            numbers: of the shards.
+            skipped: called with the number of each that is passed over.
         """
         manifest = self.layout.uri(self.layout.MANIFEST)
         metadata = parquet.read_metadata(manifest)
         for number in numbers:
             if read_commit(self.layout, number, metadata) is not None:
+                skipped(number)
                 continue
             entries = parquet.read_manifest_shard(manifest, number)
             if self.mending and (own := read_own(self.layout, number, metadata)):

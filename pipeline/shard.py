@@ -10,7 +10,9 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from pipeline import parquet, patience, storage
 from pipeline.attention import correlate, describe_map
 from pipeline.codec import encode_map
 from pipeline.config import RunConfig
+from pipeline.counting import Tally, tally_images, tally_shard
 from pipeline.decode import Decoded, decode_reduced
 from pipeline.errors import ImageError, RunError
 from pipeline.geometry import (
@@ -34,6 +37,7 @@ from pipeline.geometry import (
     strongest_region,
 )
 from pipeline.layout import RunLayout, digest_of_overlays
+from pipeline.logs import worker_name
 from pipeline.overlay import color_table, draw_overlay
 from pipeline.png import encode_png, fingerprint
 from pipeline.prediction import Prediction, describe_prediction
@@ -43,6 +47,8 @@ from pipeline.totals import Basis, make_part
 
 if TYPE_CHECKING:
     from pipeline.worker import BatchResult, Worker
+
+logger = logging.getLogger(__name__)
 
 KEPT_PIXELS = 2_000_000  # larger photographs are decoded again for their overlays, so that few of them are alive
 KEPT_BYTES = 4_000_000  # and larger files are read again
@@ -112,6 +118,8 @@ class ShardJob:
     watch: Stopwatch = field(default_factory=Stopwatch)
     outcomes: list[Record | Failure | None] = field(default_factory=list)
     overlays: dict[str, str] = field(default_factory=dict)  # path -> fingerprint of those of this run
+    tally: Tally = field(default_factory=Tally)  # what metrics and the marker tell of the way
+    begun: float = field(default_factory=time.monotonic)
     broken: list[Exception] = field(default_factory=list)  # what no image can be blamed for: the shard is given up
 
     @property
@@ -140,7 +148,7 @@ class ShardJob:
                 if self._keep_overlays(known):
                     return known
                 known = None
-            data = self.watch.time("read", self._read, entry.uri)
+            data = self._bytes_of(entry)
             with self.ahead:
                 digest = hashlib.sha256(data).hexdigest()
                 if known is not None and known.content_sha256 == digest:
@@ -216,9 +224,11 @@ class ShardJob:
             ),
         }
         if (done := self.find_commit(self.number)) is not None:
+            self.tally.add("shards_skipped")
             return done
         for path, data in files.items():
             self.watch.time("write", storage.write_bytes, self.layout.uri(path), data)
+        self.tally.add("bytes_written", sum(map(len, files.values())))
         marker = {
             "shard": self.number,
             "claim": self.claim,
@@ -234,7 +244,13 @@ class ShardJob:
             "files": {p: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for p, d in files.items()},
             "metrics": sum_metrics(records),
             "batch_size": self.worker.batch_size,
+            "bytes_read": self.tally.count("bytes_read"),
+            "bytes_written": self.tally.count("bytes_written"),
+            "batches": self.tally.count("batches"),
             "store_troubles": patience.new_troubles(),
+            "worker": worker_name(),
+            "model_loads": self.worker.loads,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **self.watch.to_dict(),
         }
         self.find_commit(self.number)  # raises if another job took the run over, which then finds no marker of ours
@@ -245,13 +261,44 @@ class ShardJob:
             for path, data in files.items():
                 storage.write_bytes(self.layout.uri(path), data)
             storage.write_bytes(uri, content)
+        seconds = time.monotonic() - self.begun
+        tally_shard(self.tally, marker, seconds)
+        told = {name: marker[name] for name in ("records", "failures", "failures_by_type")}
+        logger.info(
+            "committed in %.1f s: %d records, %d failures", seconds, len(records), len(failures), extra={"fields": told}
+        )
         return marker
+
+    def take_outcomes(self) -> list[Record | Failure]:
+        """What became of the images, in order, for those who commit nothing; it is counted.
+
+        Raises:
+            RunError: the shard broke.
+        """
+        if self.broken:
+            error = self.broken[0]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise RunError(f"{len(self.entries)} images could not be explained: {reason}") from error
+        outcomes = [outcome for outcome in self.outcomes if outcome is not None]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+        counts = {"inputs": len(outcomes), "records": len(outcomes) - len(failures), "failures": len(failures)}
+        counts |= {"carried": 0, "overlays": len(self.overlays)}
+        troubles = {"failures_by_type": count_by_type(failures), "store_troubles": patience.new_troubles()}
+        tally_images(self.tally, {**counts, **troubles, **self.watch.to_dict()})
+        return outcomes
 
     def _is_carried(self, record: Record) -> bool:
         """Whether a record was taken over from another run."""
         if self.shard.mending:
             return any(values.overlay and storage.is_absolute(values.overlay) for values in record.maps)
         return record is self.shard.known.get(record.id)
+
+    def _bytes_of(self, entry: Entry) -> bytes:
+        if entry.data is None:
+            return self.watch.time("read", self._read, entry.uri)
+        if len(entry.data) > self.config.max_bytes:
+            raise self._too_large()
+        return entry.data
 
     def _read(self, uri: str) -> bytes:
         try:
@@ -265,13 +312,18 @@ class ShardJob:
         except OSError as error:
             self.outage.answered()
             if error.errno == errno.EFBIG:
-                words = f"the file has more than the {self.config.max_bytes} bytes that --max-bytes allows"
-                raise ImageError("read", "TooLarge", words) from error
+                raise self._too_large() from error
             raise _blame("read", error) from error
         except Exception as error:
             raise _blame("read", error) from error
         self.outage.answered()
+        self.tally.add("bytes_read", len(data))
+        self.tally.note("image_bytes", len(data))
         return data
+
+    def _too_large(self) -> ImageError:
+        words = f"the file has more than the {self.config.max_bytes} bytes that --max-bytes allows"
+        return ImageError("read", "TooLarge", words)
 
     def _drop_overlays(self, entry: Entry) -> None:
         """Removes the overlays of an image that has no record after all."""
@@ -287,6 +339,7 @@ class ShardJob:
         try:
             for path in own:
                 data = self.watch.time("read", storage.read_bytes, self.layout.uri(path))
+                self.tally.add("bytes_read", len(data))
                 shown[path] = fingerprint(data)
         except storage.UnavailableError as error:
             raise RunError(f"an overlay of a record that is to stay cannot be read: {error}") from error
@@ -306,6 +359,7 @@ class ShardJob:
             # A model that fails on a blank image too has a fault of its own.
             self.worker.explain([np.zeros_like(images[0].pixels)], targets[:1])
             return [self._explain_alone(item) for item in images]
+        self._note_batch(len(images))
         return [Explained(item, result, row) for row, item in enumerate(images)]
 
     def _explain_alone(self, item: Loaded) -> Explained | Failure:
@@ -313,7 +367,12 @@ class ShardJob:
             result = self.watch.time_model(self.worker.explain, [item.pixels], [self._targets(item)])
         except Exception as error:  # noqa: BLE001 - the model takes others
             return _failure(item.entry, _blame("explain", error))
+        self._note_batch(1)
         return Explained(item, result, 0)
+
+    def _note_batch(self, size: int) -> None:
+        self.tally.add("batches")
+        self.tally.note("batch_size", size)
 
     def _targets(self, item: Loaded) -> list[int]:
         return self.config.parsed_targets.row(self.worker.label_index(item.entry.label), self.worker.n_classes)
@@ -327,7 +386,7 @@ class ShardJob:
         kept: Decoded | bytes | str | None = None
         if self.config.overlays == "blend" and wants_overlays(entry, self.config):
             whole = decoded.reduction == 1 and geometry.width * geometry.height <= KEPT_PIXELS
-            kept = decoded if whole else data if len(data) <= KEPT_BYTES else entry.uri
+            kept = decoded if whole else data if len(data) <= KEPT_BYTES or entry.data is not None else entry.uri
         return Loaded(entry, digest, geometry, pixels, kept)
 
     def _columns(self, entry: Entry, targets: np.ndarray) -> list[int]:
@@ -362,6 +421,7 @@ class ShardJob:
             png = self._render_overlay(shown, item.loaded.geometry, photograph)
         path = self.layout.overlay(item.loaded.entry.id, method, values.target)
         self.watch.time("write", storage.write_bytes, self.layout.uri(path), png)
+        self.tally.add("bytes_written", len(png))
         self.overlays[path] = fingerprint(png) or ""
         return dataclasses.replace(values, overlay=path)
 

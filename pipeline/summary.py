@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import parquet, storage
 from pipeline.config import RunConfig
+from pipeline.counting import count_workers
 from pipeline.errors import RunError
 from pipeline.idset import IdSet, hash_names
 from pipeline.layout import RunLayout, is_overlay
@@ -93,6 +94,8 @@ def summarize(
         "seconds": round(seconds, 2),
         "store_troubles": _sum_counts(marker.get("store_troubles", {}) for marker in markers),
         "smallest_batch": min((marker["batch_size"] for marker in markers if "batch_size" in marker), default=None),
+        **count_workers(markers),
+        **{name: sum(marker.get(name, 0) for marker in markers) for name in ("bytes_read", "bytes_written")},
         **sum_timings(markers),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -11,11 +11,13 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline import logs
 from pipeline.config import configure_storage
+from pipeline.counting import NAMESPACE, Tally
 from pipeline.flow import process_shards
 from pipeline.lifetime import end_with_job
 from pipeline.progress import images_done
-from pipeline.run import RunningJob
+from pipeline.run import Ending, RunningJob, cover, finish_detached
 from pipeline.stream import Stream
 from pipeline.sums import Sums
 from pipeline.totals import Basis, gather, read_part, write_partial
@@ -23,34 +25,54 @@ from pipeline.totals import Basis, gather, read_part, write_partial
 Marker = dict[str, Any]
 
 
+class PendingShards(beam.PTransform):
+    """Numbers of shards, which travel as ranges: a night of a hundred million images has 400,000 of them."""
+
+    def __init__(self, numbers: Iterable[int]):
+        super().__init__()
+        self.ranges = cover(numbers)
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection:
+        """Ranges are written out on a worker."""
+        ranges = root | "Ranges" >> beam.Create(self.ranges, reshuffle=False)
+        return ranges | "Numbers" >> beam.FlatMapTuple(_write_out)
+
+
+def _write_out(first: int, end: int) -> Iterator[int]:
+    yield from range(first, end)
+
+
 class ProcessShardsDoFn(beam.DoFn):
     """`process_shards` for the shards of a bundle; the model is loaded once a process."""
 
     def __init__(self, job: RunningJob):
         self.job = job
-        self.records = Metrics.counter("beamcam", "records")
-        self.failures = Metrics.counter("beamcam", "failures")
+        self.logs = logs.current()
 
     def setup(self) -> None:
         """Loads the model; never in the constructor, which is pickled."""
         from pipeline.worker import shared_worker
 
-        end_with_job()
+        logs.adopt(self.logs, self.job.layout.output, is_local=end_with_job())
         configure_storage(self.job.config.storage_options, self.job.config.storage_timeout)
         self.worker = shared_worker(self.job.config)
+        self.tally = Tally()
 
     def start_bundle(self) -> None:
         """Opens the stream that the bundle's shards flow through, so that no shard waits for the one before it."""
+        from pipeline.worker import new_loads
+
         self.teardown()  # that of a bundle that was given up
+        self.tally.add("model_loads", new_loads())
         self.stream = Stream[int, Marker](self._process)
 
     def process(self, shard: int) -> Iterator[Marker]:
         """Begins a shard; yields the markers of those that were committed meanwhile."""
-        yield from self._count(self.stream.put(shard))
+        yield from self._book(self.stream.put(shard))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Waits for the shards that are left; yields their markers."""
-        yield from map(GlobalWindows.windowed_value, self._count(self.stream.close()))
+        yield from map(GlobalWindows.windowed_value, self._book(self.stream.close()))
 
     def teardown(self) -> None:
         """Ends the stream of a bundle that was given up."""
@@ -58,15 +80,26 @@ class ProcessShardsDoFn(beam.DoFn):
             self.stream.stop()
 
     def _process(self, numbers: Iterator[int]) -> Iterator[Marker]:
-        shards = self.job.read_shards(numbers)
-        job = self.job
-        return process_shards(shards, self.worker, job.layout, images_done.add, job.find_commit, job.claim)
+        job, tally = self.job, self.tally
+        shards = job.read_shards(numbers, skipped=lambda _: tally.add("shards_skipped"))
+        return process_shards(shards, self.worker, job.layout, images_done.add, job.find_commit, job.claim, tally)
 
-    def _count(self, markers: Iterator[Marker]) -> Iterator[Marker]:
-        for marker in markers:
-            self.records.inc(marker["records"])
-            self.failures.inc(marker["failures"])
-            yield marker
+    def _book(self, markers: Iterator[Marker]) -> Iterator[Marker]:
+        try:
+            yield from markers
+        finally:
+            book_metrics(self.tally)
+
+
+def book_metrics(tally: Tally) -> None:
+    """Tells the runner what is new in a tally. To be called in the thread of a bundle: Beam heeds no other."""
+    new = tally.take()
+    for name, amount in new.counts.items():
+        Metrics.counter(NAMESPACE, name).inc(amount)
+    for name, values in new.values.items():
+        distribution = Metrics.distribution(NAMESPACE, name)
+        for value in values:
+            distribution.update(value)
 
 
 class ProcessShards(beam.PTransform):
@@ -128,3 +161,15 @@ class WriteSums(beam.PTransform):
         """Whole numbers add up to the same whatever the order, so workers add up what they have first."""
         total = markers | "CombineSums" >> beam.CombineGlobally(SumsCombineFn(self.job, self.basis))
         return total | "WriteSums" >> beam.Map(functools.partial(write_partial, self.job.layout))
+
+
+class FinishRun(beam.PTransform):
+    """`finish_detached` after the sums, where nobody waits for the job."""
+
+    def __init__(self, ending: Ending):
+        super().__init__()
+        self.ending = ending
+
+    def expand(self, written: beam.PCollection) -> beam.PCollection:
+        """The sums' file is one element; so is run.json."""
+        return written | "FinishRun" >> beam.Map(functools.partial(finish_detached, self.ending))

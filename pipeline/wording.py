@@ -76,7 +76,7 @@ class SafeFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A record, anew: another handler may have left its own text of the traceback in it."""
         record = copy.copy(record)
-        record.exc_text = None if record.exc_info or not record.exc_text else _safe_lines(record.exc_text)
+        record.exc_text = None if record.exc_info or not record.exc_text else safe_lines(record.exc_text)
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
@@ -85,19 +85,20 @@ class SafeFormatter(logging.Formatter):
 
     def formatException(self, ei: object) -> str:  # noqa: N802
         """The traceback of a record, line by line."""
-        return _safe_lines(super().formatException(ei))  # type: ignore[arg-type]
+        return safe_lines(super().formatException(ei))  # type: ignore[arg-type]
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802
         """The stack of a record, line by line."""
-        return _safe_lines(super().formatStack(stack_info))
+        return safe_lines(super().formatStack(stack_info))
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What `sys.excepthook` is to do with an error that nobody expected: its messages may hold secrets as well."""
-    sys.stderr.write(_safe_lines("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(safe_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
-def _safe_lines(text: str) -> str:
+def safe_lines(text: str) -> str:
+    """Text of several lines, each as `shown` makes it."""
     return "\n".join(map(printable, without_secrets(text).split("\n")))
 
 

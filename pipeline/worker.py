@@ -9,6 +9,7 @@ import logging
 import platform
 import re
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.class_names import load_class_names
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.layout import as_file_name
+from pipeline.progress import Counter
 from pipeline.records import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
@@ -107,11 +109,17 @@ class Worker:
         self.config = dataclasses.replace(config, jit="on" if self.explainer.jit else "off", precision=precision)
         self.input_size = self.explainer.input_shape[:2]
         self.metadata = self._describe()
+        loads.add(1)
 
     @property
     def batch_size(self) -> int:
         """How many images the program takes at a time: what the job asks for, or what fits in memory."""
         return self.explainer.batch_size
+
+    @property
+    def loads(self) -> int:
+        """How many models this process has loaded by now: one, unless it works on jobs of several models."""
+        return loads.value
 
     def explain(self, images: Sequence[np.ndarray], targets: Sequence[Sequence[int]]) -> BatchResult:
         """Explains at most as many images as the job's batches have.
@@ -171,7 +179,12 @@ class Worker:
         }
 
 
-_workers: dict[str, Worker] = {}
+loads = Counter()
+"""How many models this process has loaded."""
+
+_told_loads = Counter()
+_workers: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()  # those that somebody holds
+_latest: list[Worker] = []  # and one more, which nobody may hold yet, or any more: memory is for batches
 _lock = threading.Lock()
 
 
@@ -181,11 +194,21 @@ def shared_worker(config: RunConfig) -> Worker:
     The launcher, which loads the model to validate the job, and a runner in the same process so share it.
     """
     with _lock:
-        if _key(config) not in _workers:
-            _workers.clear()  # one model at a time: memory is for batches
+        worker = _workers.get(_key(config))
+        if worker is None:
+            _latest.clear()  # before the next one needs room
             worker = Worker(config)
             _workers.update({_key(config): worker, _key(worker.config): worker})
-        return _workers[_key(config)]
+            _latest.append(worker)
+        return worker
+
+
+def new_loads() -> int:
+    """How many models this process has loaded since this was asked last."""
+    with _lock:
+        new = loads.value - _told_loads.value
+        _told_loads.add(new)
+    return new
 
 
 def _key(config: RunConfig) -> str:

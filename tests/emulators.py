@@ -155,7 +155,8 @@ def _serve_gcs(bucket: str) -> str:
 
 
 def _renewed(handlers: dict[str, Callable], module: Any) -> dict[str, Callable]:
-    return {method: getattr(module, call.__name__, call) for method, call in handlers.items()}
+    ours = {method: call for method, call in handlers.items() if call.__module__ == module.__name__}  # not of buckets
+    return handlers | {method: getattr(module, call.__name__) for method, call in ours.items()}
 
 
 def _with_preconditions(handle: Callable, lock: Any) -> Callable:
