@@ -11,11 +11,14 @@ usage: night.sh ROOT RUN-OPTIONS... [-- AUDIT-OPTIONS...]
 
   ROOT           where runs are kept, one folder a night, on any store
   RUN-OPTIONS    of `beamcam run`, all but --output, which is ROOT/DATE; --since is latest unless you say otherwise
+                 on the command line (a `since` in --config never counts). --max-failures does not belong in a night:
+                 a run that is whole would end with 1 for ever. The audit's BC301 judges failures
   AUDIT-OPTIONS  of `beamcam audit`; without --baseline, it is what `beamcam audit accept` wrote beside the runs
 
 variables, with defaults in brackets:
   BEAMCAM  the program [beamcam]
-  DATE     the night, as YYYY-MM-DD [today in UTC]; an earlier one takes that night up again
+  DATE     the night, as YYYY-MM-DD [today in UTC]; an earlier one takes that night up again, which after midnight in
+           UTC needs to be said of last night too
   STORAGE  options of stores for all three commands, such as "--storage-option gs.requester_pays=true" []
 
 exit codes:
@@ -24,6 +27,7 @@ exit codes:
   2  nothing was begun: wrong usage, a store or an engine that does not answer, or another job at work on the run
   3  the run is whole, but cannot be judged: the same night again changes nothing
   4  the run is whole, and the audit has found something: the same night again changes nothing
+  126, 127: the program that BEAMCAM names is not there, or is none
   else, as 130 or 137: a signal ended it; as 1
 END
 }

@@ -35,11 +35,12 @@ class ExplainRows(beam.PTransform):
         uri_column: of the image's uri, or of its name where the bytes come along.
         data_column: of the bytes of the image's file, if they do.
         error_handling: Beam YAML's own: {"output": NAME} names the output of the failures, which is "failures" else.
+            A row without a name or, where there is a `data_column`, without bytes is one of them.
         check_model: see `ExplainImages`.
         options: see `step_config`. Of `label_column` labels are taken, if the rows have it.
 
     Raises:
-        ConfigError: see `ExplainImages`; or the rows have no such column.
+        ConfigError: see `ExplainImages`; or the rows have no such column, or `error_handling` is something else.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ExplainRows(beam.PTransform):
         super().__init__()
         self.config = step_config(**options)
         self.needed = [uri_column] if data_column is None else [uri_column, data_column]
-        self.failures = (error_handling or {}).get("output", FAILURES)
+        self.failures = _name_failures(error_handling or {})
         self.check_model = check_model
 
     def expand(self, rows: beam.PCollection) -> dict[str, beam.PCollection]:
@@ -80,16 +81,16 @@ def to_image(row: Any, label: str | None, uri: str, data: str | None = None) -> 
     """The image that a row names.
 
     Args:
-        row: its columns are its attributes.
+        row: its columns are its attributes; a null is a name or a file that is empty, which comes out as a failure.
         label: the name of the column of the label, if there is one; likewise the others.
         uri: of the image's uri, or name.
         data: of its file's bytes.
     """
     told = None if label is None else getattr(row, label)
     return Entry(
-        getattr(row, uri),
+        _or_empty(getattr(row, uri), ""),
         label=None if told is None else str(told),
-        data=None if data is None else getattr(row, data),
+        data=None if data is None else _or_empty(getattr(row, data), b""),
     )
 
 
@@ -104,6 +105,20 @@ def record_to_row(record: Record) -> beam.Row:
 def failure_to_row(failure: Failure) -> beam.Row:
     """A failure with the columns that are stored."""
     return beam.Row(**failure.to_row())
+
+
+def _or_empty(cell: Any, empty: Any) -> Any:
+    return empty if cell is None else cell
+
+
+def _name_failures(spec: Mapping[str, str]) -> str:
+    unknown = sorted(set(spec) - {"output"})
+    if unknown:
+        raise ConfigError(f"error_handling is {{output: NAME}}, and has no option {unknown[0]!r}: leave it out")
+    name = spec.get("output", FAILURES)
+    if not isinstance(name, str) or name in ("", RECORDS):
+        raise ConfigError(f"error_handling's output is a name other than {RECORDS!r}, the records' own, not {name!r}")
+    return name
 
 
 def _row_type(schema: Any) -> RowTypeConstraint:

@@ -40,13 +40,7 @@ def check_earlier(config: RunConfig, metadata: Mapping[str, str], earlier: Mappi
     """
     if earlier is None:
         raise ConfigError(f"--since {config.since!r} names no run: leave it out the first time")
-    options = [json.loads(earlier["config"]), config.identity()]
-    old, new = ({name: value for name, value in part.items() if name not in _MAY_DIFFER} for part in options)
-    difference = describe_difference(old, new)
-    if not difference:
-        changed = [name for name in _DECIDE_RECORDS if earlier[name] != metadata[name]]
-        difference = ", ".join(f"{name.replace('_', ' ')} has changed" for name in changed)
-    if difference:
+    if difference := find_difference(config, metadata, earlier):
         raise ConfigError(
             f"--since {config.since!r} is a run of another configuration ({difference}), whose records are not those "
             "of this job: leave --since out, and every image is explained"
@@ -55,6 +49,17 @@ def check_earlier(config: RunConfig, metadata: Mapping[str, str], earlier: Mappi
     words = [f"{name} {versions[0].get(name)}, now {new}" for name, new in versions[1].items()
              if versions[0].get(name) != new]  # fmt: skip
     return f"records are carried over from a run with {'; '.join(words)}" if words else None
+
+
+def find_difference(config: RunConfig, metadata: Mapping[str, str], earlier: Mapping[str, str]) -> str:
+    """What keeps the records of an earlier run from being those of this job; nothing if it is empty.
+
+    The arguments are those of `check_earlier`.
+    """
+    options = [json.loads(earlier["config"]), config.identity()]
+    old, new = ({name: value for name, value in part.items() if name not in _MAY_DIFFER} for part in options)
+    changed = [name for name in _DECIDE_RECORDS if earlier.get(name) != metadata[name]]
+    return describe_difference(old, new) or ", ".join(f"{name.replace('_', ' ')} has changed" for name in changed)
 
 
 class EarlierShards:

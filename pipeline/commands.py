@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
             say(note)
         if arguments.dry_run:
             prepare_options(beam_options, config, say)
-            return _dry_run(config, arguments.overwrite)
-        summary = run_job(config, beam_options, overwrite=arguments.overwrite, say=say)
+            return _dry_run(config, arguments.overwrite, latest=note is not None)
+        summary = run_job(config, beam_options, overwrite=arguments.overwrite, latest=note is not None, say=say)
     if not summary:
         say(f"submitted: the engine goes on alone, and writes {config.output}/run.json when every image is explained")
         return 0
@@ -64,11 +64,11 @@ def run(arguments: argparse.Namespace, beam_options: list[str]) -> int:
     return 0
 
 
-def _dry_run(config: RunConfig, overwrite: bool) -> int:
+def _dry_run(config: RunConfig, overwrite: bool, latest: bool) -> int:
     quiet.import_tensorflow()
     from pipeline.planning import estimate_run
 
-    for line in estimate_run(config, overwrite):
+    for line in estimate_run(config, overwrite, latest):
         say(line)
     return 0
 

@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow import explain_shards
 from pipeline.layout import RunLayout
 from pipeline.records import Entry, Failure, Record, Shard
-from pipeline.steps import as_entry, load_worker, step_config
+from pipeline.steps import as_entry, claim_stores, end_step, load_worker, step_config
 from pipeline.stream import Stream
 from pipeline.transforms import book_metrics
 
@@ -37,14 +37,15 @@ class ExplainImagesDoFn(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the model; never in the constructor, which is pickled."""
-        self.worker = load_worker(self.config)
+        self.worker = load_worker(self.config, self)
         self.tally = Tally()
 
     def start_bundle(self) -> None:
         """Begins with nothing: what is left is of a bundle that was given up."""
         from pipeline.worker import new_loads
 
-        self.teardown()
+        self._stop()
+        claim_stores(self.config, self)
         self.tally.add("model_loads", new_loads())
         self.stream: Stream[list[WindowedValue], WindowedValue] | None = None
         self.waiting: list[WindowedValue] = []
@@ -75,7 +76,11 @@ class ExplainImagesDoFn(beam.DoFn):
             yield from self._tell(self.stream.close())
 
     def teardown(self) -> None:
-        """Ends the stream of a bundle that was given up."""
+        """Ends the stream of a bundle that was given up; others may now set other options of stores."""
+        self._stop()
+        end_step(self)
+
+    def _stop(self) -> None:
         if (stream := getattr(self, "stream", None)) is not None:
             stream.stop()
 
@@ -122,13 +127,16 @@ class ExplainImages(beam.PTransform):
     engine's bundles decide, may change how its logits are rounded, in the last bit; with equal batches all bits agree.
 
     Nothing is written; maps are in the records. If `overlays` are asked for, they lie below `output`, named by the
-    image's id and the method, and `MapRecord.overlay` tells where.
+    image's id and the method, and `MapRecord.overlay` tells where; so with overlays, names must differ: of images with
+    one name, each overwrites the others' overlays.
 
     * Batches end with their bundle, and partial ones cost as much as full ones: streams of small bundles want a small
       `batch_size`, and images that come from few elements a `Reshuffle` ahead.
     * An image in several (sliding) windows is explained once for each: assign these behind the step.
     * What no image is to blame for (the model fails on any, a store is away) ends the bundle, which the engine may try
       again.
+    * The options of stores are the process's: steps that are at work in one must agree in `storage_options` and
+      `storage_timeout`, and the second is refused when it is set up if it does not.
 
     Args:
         config: see `steps.step_config`.

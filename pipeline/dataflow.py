@@ -20,7 +20,16 @@ GPU_FAMILIES = {
     "a2": ("nvidia-tesla-a100", "nvidia-a100-80gb"),
     "a3": ("nvidia-h100-80gb", "nvidia-h100-mega-80gb", "nvidia-h200-141gb"),
 }
-"""Families of machines that have GPUs or can be given some, and of which types; the first is the default."""
+"""Families of machines that have GPUs or can be given some, and of which types."""
+
+_GPUS_OF_MACHINES = {
+    **{f"g2-standard-{processors}": ("nvidia-l4", 1) for processors in (4, 8, 12, 16, 32)},
+    "g2-standard-24": ("nvidia-l4", 2),
+    "g2-standard-48": ("nvidia-l4", 4),
+    "g2-standard-96": ("nvidia-l4", 8),
+    "a2-highgpu-1g": ("nvidia-tesla-a100", 1),
+    "a2-ultragpu-1g": ("nvidia-a100-80gb", 1),
+}
 
 # As `explainers.devices` decides where the GPU is at hand: by compute capability, which is below 7 for the others.
 _GAINS = (
@@ -56,10 +65,19 @@ def _machine_defaults(given: Given) -> Iterator[Default]:
     machine = given.get("machine_type") or MACHINE
     word = f"--machine_type={MACHINE}"
     yield from missing(given, Default(word, "one L4, and eight processors to decode for it and encode behind it"))
-    gpus = GPU_FAMILIES.get(_family(machine))
-    if gpus and not _accelerators(given) and not _accelerator_hints(given):
-        word = f"--dataflow_service_options=worker_accelerator=type:{gpus[0]};count:1;{DRIVER}"
-        yield Default(word, f"the GPU of {machine}, with a driver for CUDA 12")
+    gpu = _gpu_of_machine(machine)
+    if gpu and not _accelerators(given) and not _accelerator_hints(given):
+        word = f"--dataflow_service_options={_as_option(*gpu)}"
+        yield Default(word, f"the GPU{'s' if gpu[1] > 1 else ''} of {machine}, with a driver for CUDA 12")
+
+
+def _gpu_of_machine(machine: str) -> tuple[str, int] | None:
+    """The type and the number of the GPUs to be asked for, where both are certain."""
+    return ("nvidia-tesla-t4", 1) if _family(machine) == "n1" else _GPUS_OF_MACHINES.get(machine)
+
+
+def _as_option(kind: str, count: int | str) -> str:
+    return f"worker_accelerator=type:{kind};count:{count};{DRIVER}"
 
 
 def dataflow_objections(given: Given, config: RunConfig) -> Iterator[str]:
@@ -124,14 +142,20 @@ def _machine_objections(given: Given) -> Iterator[str]:
         )
     if accelerators and _says(given, "enable_prime"):
         yield "enable_prime chooses machines by hints, and fails beside worker_accelerator: leave one of them out"
+    known = _gpu_of_machine(machine) or accelerators or hints or _says(given, "enable_prime")
+    if family in GPU_FAMILIES and not known:
+        option = f"--dataflow_service_options={_as_option('TYPE', 'COUNT')!r}"
+        kinds = ", ".join(GPU_FAMILIES[family])
+        yield f"which GPUs --machine_type {machine} has is not known here: add {option}, with one of {kinds}"
     for option in accelerators:
         yield from _accelerator_objections(option, machine, given)
 
 
 def _accelerator_objections(option: str, machine: str, given: Given) -> Iterator[str]:
     family, kind = _family(machine), _gpu_of(option)
-    if kind not in GPU_FAMILIES.get(family, ()):
-        wanted = next((name for name, kinds in GPU_FAMILIES.items() if kind in kinds), None)
+    wanted = next((name for name, kinds in GPU_FAMILIES.items() if kind in kinds), None)
+    # Nothing is said of a family and a GPU that are both unknown: newer ones than these.
+    if (wanted or family in GPU_FAMILIES) and kind not in GPU_FAMILIES.get(family, ()):
         known = ", ".join(itertools.chain(*GPU_FAMILIES.values()))
         way_out = f"take one of the family {wanted}" if wanted else f"it is one of {known}"
         yield f"--machine_type {machine} cannot have the GPU {kind!r}: {way_out}"

@@ -6,6 +6,8 @@ was said on the command line (`defaults.Given`).
 
 from __future__ import annotations
 
+import http.client
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from pipeline import dataflow, storage
 from pipeline.config import RunConfig
-from pipeline.defaults import Default, Given
+from pipeline.defaults import Default, Given, missing
 from pipeline.errors import ConfigError
 
 
@@ -44,7 +46,7 @@ def check_job(given: Given, config: RunConfig) -> None:
     Raises:
         ConfigError: with the reason, and the way out.
     """
-    for objection in _engine_of(given).objections(given, config):
+    for objection in itertools.chain(_template_objections(given), _engine_of(given).objections(given, config)):
         raise ConfigError(objection)
 
 
@@ -96,10 +98,16 @@ def _never(_: Given, __: RunConfig) -> Iterator[str]:
     return iter(())
 
 
+def _template_objections(given: Given) -> Iterator[str]:
+    # Others pass over it without a word: the job runs to its end, and is told to be submitted.
+    if given.get("template_location") is not None and name_of_runner(given) != "dataflow":
+        yield "--template_location is an option of Dataflow, and without --runner DataflowRunner the job runs at once"
+
+
 # Runners in this process or beside it
 
 
-_FOR_DATAFLOW = ("template_location", "machine_type", "max_num_workers", "dataflow_service_options")
+_FOR_DATAFLOW = ("machine_type", "max_num_workers", "dataflow_service_options")
 
 
 def _direct_objections(given: Given, _: RunConfig) -> Iterator[str]:
@@ -114,12 +122,8 @@ def _prism_objections(given: Given, _: RunConfig) -> Iterator[str]:
             "--runner PrismRunner would fetch an executable from the internet that nobody has checked: build it with "
             "infra/prism/get.sh, and give its path as --prism_location"
         )
-    yield from _ends_with_launcher(given, "Prism")
-
-
-def _ends_with_launcher(given: Given, engine: str) -> Iterator[str]:
     if given.get("no_wait_until_finish") and not given.get("job_endpoint"):
-        yield f"--no_wait_until_finish would end the job at once: {engine} is started by this command, and ends with it"
+        yield "--no_wait_until_finish would end the job at once: Prism is started by this command, and ends with it"
 
 
 def _dask_objections(given: Given, _: RunConfig) -> Iterator[str]:
@@ -140,28 +144,40 @@ def _render_objections(_: Given, __: RunConfig) -> Iterator[str]:
 
 
 EMBEDDED = ("[local]", "[auto]")
+_NAME_WORKERS = ("environment_type", "environment_config", "environment_options")
 FLINK_TIMEOUT = 10.0  # seconds for a cluster to say how many slots it has
 
 
 def _flink_defaults(given: Given) -> Iterator[Default]:
     cluster = _flink_cluster(given)
+    if cluster:
+        yield from _image_defaults(given)
     slots = _flink_slots(cluster) if cluster and given.get("parallelism") is None else None
     if isinstance(slots, int) and slots > 0:
-        yield Default(f"--parallelism={slots}", "a worker for each slot of the cluster, of which Flink would take one")
+        yield Default(f"--parallelism={slots}", "a worker for each free slot of the cluster: Flink would take just one")
+
+
+def _image_defaults(given: Given) -> Iterator[Default]:
+    image, kind = given.get("sdk_container_image"), given.get("environment_type") or "DOCKER"
+    if image and kind == "DOCKER" and not given.get("environment_options"):
+        yield from missing(
+            given,
+            Default("--environment_type=DOCKER", "workers come from the image that --sdk_container_image names"),
+            Default(f"--environment_config={image}", "Beam on Flink would start its own image, without beamcam in it"),
+        )
 
 
 def _flink_objections(given: Given, _: RunConfig) -> Iterator[str]:
     jar = str(given.get("flink_job_server_jar") or "")
     if jar and "://" not in jar and not Path(jar).exists():
         yield f"--flink_job_server_jar {jar!r} is not there: infra/flink/get.sh makes one"
-    java = str(given.get("job_server_java_launcher") or "java")
-    if not given.get("job_endpoint") and shutil.which(java) is None:
-        yield f"--runner FlinkRunner starts Beam's job server, and there is no {java!r} here: install Java 11 or 17"
     cluster = _flink_cluster(given)
+    # For a cluster it may be this process itself that puts the jar of a job together and hands that over.
+    if not given.get("job_endpoint") and not (cluster and given.get("flink_submit_uber_jar")):
+        yield from _job_server_objections(given)
     if cluster is None:
-        yield from _ends_with_launcher(given, "Flink")
         return
-    if not any(given.get(name) for name in ("environment_type", "environment_config", "environment_options")):
+    if not any(given.get(name) for name in _NAME_WORKERS):
         yield (
             "Flink must be told where its Python workers come from: --environment_type=EXTERNAL "
             "--environment_config=localhost:50000 for a pool beside each TaskManager (infra/flink/README.md), or "
@@ -169,6 +185,17 @@ def _flink_objections(given: Given, _: RunConfig) -> Iterator[str]:
         )
     if isinstance(why := _flink_slots(cluster), str):
         yield f"--flink_master: no Flink answers at {cluster} ({why}): is it up, and is that its REST port?"
+
+
+def _job_server_objections(given: Given) -> Iterator[str]:
+    java = str(given.get("job_server_java_launcher") or "java")
+    if shutil.which(java) is None:
+        yield f"--runner FlinkRunner starts Beam's job server, and there is no {java!r} here: install Java 11 or 17"
+    if given.get("no_wait_until_finish"):
+        yield (
+            "--no_wait_until_finish would submit nothing: Beam's job server is started by this command, and ends with "
+            "it before Flink has the job; let the command wait, or name a job server of your own with --job_endpoint"
+        )
 
 
 def _flink_cluster(given: Given) -> str | None:
@@ -180,15 +207,21 @@ def _flink_cluster(given: Given) -> str | None:
 
 
 def _flink_slots(cluster: str) -> int | str | None:
-    """How many slots a cluster has; None if it does not tell everybody; why it does not answer."""
+    """How many slots a cluster has, the free ones if there are some; None if it does not tell; why it is silent."""
+    # Not by the proxy that the environment may name: Beam's job server, which is to reach the cluster, uses none.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{cluster}/overview", timeout=FLINK_TIMEOUT) as answer:  # noqa: S310 - it is http
-            return int(json.load(answer)["slots-total"])
+        with opener.open(f"{cluster}/overview", timeout=FLINK_TIMEOUT) as answer:
+            told = json.load(answer)
+            total, free = int(told["slots-total"]), int(told.get("slots-available", 0))
+            return free if free > 0 else total
     except urllib.error.HTTPError:  # somebody is there, who wants to be asked by the job server alone
         return None
     except OSError as error:
         return str(getattr(error, "reason", error))
-    except (ValueError, KeyError, TypeError):
+    except http.client.InvalidURL as error:
+        return str(error)
+    except (http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
         return "what answers is no Flink"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline import models, quiet, storage
-from pipeline.carrying import check_earlier
+from pipeline.carrying import check_earlier, find_difference
 from pipeline.class_names import load_class_names
 from pipeline.config import RunConfig, configure_storage
 from pipeline.errors import ConfigError, RunError, as_config_errors
@@ -47,9 +47,17 @@ def run_job(
     beam_options: list[str],
     *,
     overwrite: bool = False,
+    latest: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Explains every image of the input, and returns the content of run.json.
+
+    Args:
+        config: the job.
+        beam_options: words of the command line for Beam.
+        overwrite: whether to remove another run from the output folder first.
+        latest: whether the run `config.since` was chosen by `find_since`, see `settle_since`.
+        say: called with a line now and then.
 
     Returns:
         Nothing in it if the job was handed over to an engine that goes on alone, and writes run.json in the end
@@ -68,13 +76,14 @@ def run_job(
             check_images(options, (entry.uri for entry in itertools.islice(listing, LOOKED_AT)))
             plan = None if overwrite else find_finished(config, listing)
             if plan is None:
-                decided = config if overwrite else as_decided_before(config)
-                worker = _load_worker(suit_machines(options, decided, say))
+                worker = _load_worker(suit_machines(options, as_decided_before(config, overwrite), say))
                 for note in check_labels(worker, listing.labels):
                     say(note)
-                for note in check_since(worker.config, worker.metadata):
+                config, notes = settle_since(worker.config, worker.metadata, latest)
+                for note in notes:
                     say(note)
-                plan = plan_run(worker.config, listing, worker.metadata, overwrite, held)
+                plan = plan_run(config, listing, worker.metadata, overwrite, held)
+                del worker  # that of another configuration, if --since was given up, makes room for the job's own
         return _finish(plan, options, say)
 
 
@@ -167,6 +176,25 @@ def find_finished(config: RunConfig, listing: Listing) -> Plan | None:
     return plan
 
 
+def settle_since(config: RunConfig, metadata: Mapping[str, str], latest: bool = False) -> tuple[RunConfig, list[str]]:
+    """What a job goes on from, now that its model is known, and lines on it for the user.
+
+    Args:
+        config: the job.
+        metadata: what its files say of the model.
+        latest: whether `config.since` is the run that `--since latest` meant. Whoever says that wants the night's run
+            in any case, so a run of which nothing can be carried over is passed over; one that was named is refused.
+
+    Raises:
+        ConfigError: see `check_since`.
+    """
+    earlier = _read_earlier(config) if latest else None
+    if earlier is not None and (difference := find_difference(config, metadata, earlier)):
+        why = f"the run {config.since} is of another configuration ({difference})"
+        return dataclasses.replace(config, since=None), [f"{why}: every image is explained"]
+    return config, list(check_since(config, metadata))
+
+
 def check_since(config: RunConfig, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yields a note if records that are carried over may differ from those that this job would make.
 
@@ -177,11 +205,16 @@ def check_since(config: RunConfig, metadata: Mapping[str, str]) -> Iterator[str]
         return
     if RunLayout(config.since).output == RunLayout(config.output).output:
         raise ConfigError("--since is an earlier run, and --output a new one: they are the same folder")
-    with as_config_errors(f"--since {config.since!r} cannot be reached"):
-        earlier = read_run_metadata(RunLayout(config.since))
-    note = check_earlier(config, metadata, earlier)
+    note = check_earlier(config, metadata, _read_earlier(config))
     if note is not None:
         yield note
+
+
+def _read_earlier(config: RunConfig) -> dict[str, str] | None:
+    if config.since is None:
+        return None
+    with as_config_errors(f"--since {config.since!r} cannot be reached"):
+        return read_run_metadata(RunLayout(config.since))
 
 
 def check_labels(worker: Worker, labels: Mapping[str, int]) -> Iterator[str]:
@@ -204,14 +237,14 @@ def check_labels(worker: Worker, labels: Mapping[str, int]) -> Iterator[str]:
         yield words
 
 
-def as_decided_before(config: RunConfig) -> RunConfig:
+def as_decided_before(config: RunConfig, overwrite: bool = False) -> RunConfig:
     """With what the run in the output folder, or that of --since, decided where it was left to it.
 
-    So all of its numbers agree.
+    So all of its numbers agree. A run that is to be overwritten decides nothing.
     """
     if "auto" not in (config.jit, config.precision):
         return config
-    runs = (RunLayout(uri) for uri in (config.output, config.since) if uri is not None)
+    runs = (RunLayout(uri) for uri in (None if overwrite else config.output, config.since) if uri)
     found = next(filter(None, map(read_run_metadata, runs)), None)
     if found is None:
         return config

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
+import math
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -40,12 +42,19 @@ _state: dict[str, Any] = {"settings": None, "about": (None, None)}  # of this pr
 
 
 def start(settings: LogSettings) -> None:
-    """Sets up the logs of a process that runs a command."""
+    """Sets up the logs of a process that runs a command; handlers of other kinds than Python's plain one stay."""
     _state.update(settings=settings, about=(None, None))
-    handler = logging.StreamHandler()
+    root, handler = logging.getLogger(), logging.StreamHandler()
     handler.setFormatter(_formatter(settings))
-    logging.basicConfig(level=settings.level, handlers=[handler])
+    # Whoever logs on the root logger before us, as Beam's import does, leaves a plain handler there.
+    others = [other for other in root.handlers if type(other) is not logging.StreamHandler]
+    if not others or len(others) < len(root.handlers):
+        root.handlers[:] = [*others, handler]
+        root.setLevel(settings.level)
+    _hide_arguments()
     sys.excepthook = show_traceback
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _tell_end_of_thread
     if settings.format == "json":
         logging.captureWarnings(True)
         sys.excepthook = _log_traceback
@@ -102,6 +111,7 @@ def adopt(settings: LogSettings | None, run: str, is_local: bool) -> None:
     streams = [handler for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
     if settings is not None:
         _state["settings"] = settings
+        _hide_arguments()
         if is_local or not channels:
             replaced, streams, channels = [*channels, *streams], [logging.StreamHandler()], []
             root.handlers[:] = [*(handler for handler in root.handlers if handler not in replaced), *streams]
@@ -148,7 +158,7 @@ class JsonFormatter(SafeFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
         severity = record.levelname if record.levelname in _SEVERITIES else "DEFAULT"
-        fields: dict[str, Any] = {"logger": record.name, **getattr(record, "fields", {})}
+        fields: dict[str, Any] = {"logger": record.name} | _fields_of(record)
         if record.exc_info and record.exc_info[1] is not None:
             fields["error"] = type(record.exc_info[1]).__name__
             fields["stack_trace"] = self.formatException(record.exc_info)
@@ -166,6 +176,17 @@ def _formatter(settings: LogSettings) -> logging.Formatter:
     return JsonFormatter() if settings.format == "json" else TextFormatter("%(levelname)s %(message)s")
 
 
+def _hide_arguments() -> None:
+    """A record that cannot be formatted is not told: logging would print its arguments as they are, with secrets."""
+    logging.raiseExceptions = False
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record has as `fields`; a library may mean something else by the word."""
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) and all(isinstance(name, str) for name in fields) else {}
+
+
 def _entry(at: float, severity: str, message: str, /, **fields: Any) -> str:
     """One object; fields that are None are left out, and their text is made harmless like the message."""
     run, shard = _about.get(_state["about"])
@@ -173,7 +194,7 @@ def _entry(at: float, severity: str, message: str, /, **fields: Any) -> str:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"
     harmless = {name: _harmless(value) for name, value in told.items() if value is not None}
     content = {"time": stamp, "severity": severity, "message": message} | harmless
-    return json.dumps(content, ensure_ascii=False, default=str)
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
 
 
 def _harmless(value: Any) -> Any:
@@ -181,7 +202,9 @@ def _harmless(value: Any) -> Any:
         return {shown(str(name)): _harmless(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_harmless(inner) for inner in value]
-    return safe_lines(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # JSON has no others
+    return value if value is None or isinstance(value, int) else safe_lines(str(value))
 
 
 def _take_trace(record: logging.LogRecord) -> bool:
@@ -195,3 +218,9 @@ def _take_trace(record: logging.LogRecord) -> bool:
 def _log_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     stack = safe_lines("".join(traceback.format_exception(kind, error, trace)))
     write(sys.stderr, f"{kind.__name__}: {error}", "CRITICAL", error=kind.__name__, stack_trace=stack)
+
+
+def _tell_end_of_thread(what: threading.ExceptHookArgs) -> None:
+    """An error that ends a thread is told like one that ends the process; SystemExit does so in silence."""
+    if what.exc_type is not SystemExit and what.exc_value is not None:
+        sys.excepthook(what.exc_type, what.exc_value, what.exc_traceback)

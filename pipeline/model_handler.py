@@ -12,7 +12,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from pipeline.config import RunConfig
 from pipeline.counting import Tally
 from pipeline.errors import ConfigError
-from pipeline.steps import as_unnamed, explain_entries, load_worker, step_config
+from pipeline.steps import as_unnamed, claim_stores, explain_entries, load_worker, step_config
 from pipeline.transforms import book_metrics
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ExplainModelHandler(ModelHandler[Example, PredictionResult, "Worker"]):
 
     def load_model(self) -> Worker:
         """The process's one worker for the configuration."""
-        return load_worker(self.config)
+        return load_worker(self.config, self)  # Beam tells no handler of its end: until nobody holds it
 
     def run_inference(
         self,
@@ -64,6 +64,7 @@ class ExplainModelHandler(ModelHandler[Example, PredictionResult, "Worker"]):
         inference_args: dict[str, Any] | None = None,  # noqa: ARG002 - refused before anything begins
     ) -> list[PredictionResult]:
         """Explains a batch; a list and not a generator, so that RunInference's counters see what goes wrong."""
+        claim_stores(self.config, self)
         tally = Tally()
         outcomes = explain_entries([as_unnamed(example) for example in batch], model, tally)
         book_metrics(tally)

@@ -17,7 +17,7 @@ from pipeline import models, parquet, storage
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.flow import process_shards
-from pipeline.job import as_decided_before, check_labels, check_since, describe_plan
+from pipeline.job import as_decided_before, check_labels, describe_plan, settle_since
 from pipeline.layout import RunLayout
 from pipeline.listing import Listing
 from pipeline.progress import describe_duration, tell
@@ -118,8 +118,8 @@ class Estimate:
         }
 
 
-def estimate_run(config: RunConfig, overwrite: bool = False) -> Iterator[str]:
-    """What a job will do and cost, in lines; nothing is written to its output.
+def estimate_run(config: RunConfig, overwrite: bool = False, latest: bool = False) -> Iterator[str]:
+    """What a job will do and cost, in lines; nothing is written to its output. The arguments are those of `run_job`.
 
     Raises:
         ConfigError: the job could not be started, or no image of the sample could be explained.
@@ -127,12 +127,13 @@ def estimate_run(config: RunConfig, overwrite: bool = False) -> Iterator[str]:
     with list_input(config) as listing:
         tell(f"{listing.n_images} images listed; loading the model")
         began = time.perf_counter()
-        worker = shared_worker(config if overwrite else as_decided_before(config))
+        worker = shared_worker(as_decided_before(config, overwrite))
         start = time.perf_counter() - began
         yield from check_labels(worker, listing.labels)
-        yield from check_since(worker.config, worker.metadata)
-        resumes = check_output(worker.config, listing, worker.metadata, overwrite) is not None and not overwrite
-        plan = read_plan(worker.config, resumes) if resumes else new_plan(worker.config, listing, worker.metadata)
+        config, notes = settle_since(worker.config, worker.metadata, latest)
+        yield from notes
+        resumes = check_output(config, listing, worker.metadata, overwrite) is not None and not overwrite
+        plan = read_plan(config, resumes) if resumes else new_plan(config, listing, worker.metadata)
         yield describe_plan(plan)
         if plan.n_duplicates:
             yield f"{plan.n_duplicates} repetitions in the input are left out"

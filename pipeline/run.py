@@ -331,7 +331,8 @@ def finish_run(plan: Plan, seconds: float, done: int | None = None) -> dict[str,
         done: how many shards the job has committed; None for those that the plan has pending.
 
     Raises:
-        RunError: a shard is missing, or records and failures do not add up to the input.
+        RunError: a shard is missing, records and failures do not add up to the input, or another job has overwritten
+            the run meanwhile.
     """
     layout, done = plan.layout, len(plan.pending) if done is None else done
     if not done:
@@ -346,7 +347,9 @@ def finish_run(plan: Plan, seconds: float, done: int | None = None) -> dict[str,
         )
     summary["sums"] = write_total(layout, markers, Basis.of_job(plan.config.methods, plan.metadata))
     if plan.resumed:
+        _check_not_overwritten(plan)
         remove_orphans(layout, plan.n_shards)
+    _check_not_overwritten(plan)  # once more: of hundreds of thousands of shards all this has taken minutes
     storage.write_bytes(layout.uri(layout.SUMMARY), json.dumps(summary, indent=1).encode())
     return summary
 
@@ -366,10 +369,20 @@ def finish_detached(ending: Ending, _: object = None) -> dict[str, Any]:
     configure_storage(config.storage_options, config.storage_timeout)
     plan = _read_start(config, ending.resumed)
     if claim_of(plan.metadata) != ending.job.claim:
-        raise RunError(f"another job has overwritten the run in {config.output!r} meanwhile: it is not summed up")
+        raise _overwritten(plan)
     summary = finish_run(plan, time.time() - ending.begun, ending.n_pending)
     check_failures(summary, config)
     return summary
+
+
+def _check_not_overwritten(plan: Plan) -> None:
+    found = read_run_metadata(plan.layout)
+    if found is None or claim_of(found) != claim_of(plan.metadata):
+        raise _overwritten(plan)
+
+
+def _overwritten(plan: Plan) -> RunError:
+    return RunError(f"another job has overwritten the run in {plan.config.output!r} meanwhile: it is not summed up")
 
 
 def check_failures(summary: Mapping[str, Any], config: RunConfig) -> None:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from pipeline import patience, stores
 from pipeline.patience import UnavailableError
-from pipeline.stores import holds_secret, is_local, open_store
+from pipeline.stores import holds_secret, is_local, open_store, parse_options
 
 __all__ = [
     "TEMPORARY",
@@ -42,6 +42,7 @@ __all__ = [
     "list_files",
     "open_file",
     "open_store",
+    "parse_options",
     "read_bytes",
     "read_many",
     "remove_file",

@@ -64,14 +64,24 @@ def configure(options: Sequence[str]) -> None:
     Raises:
         ValueError: one has another form, or gives a secret.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for option in options:
-        scheme, name, value = _parse(option)
-        found.setdefault(scheme, {})[name] = value
+    found = parse_options(options)
     if found != _options:
         _options.clear()
         _options.update(found)
         _file_system.cache_clear()
+
+
+def parse_options(options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The options of `configure` by scheme and name, without setting them.
+
+    Raises:
+        ValueError: one has another form, or gives a secret.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for option in options:
+        scheme, name, value = _parse(option)
+        found.setdefault(scheme, {})[name] = value
+    return found
 
 
 def scheme_of(uri: str) -> str:

@@ -20,6 +20,8 @@ from pipeline.records import SCHEMA_VERSION
 from pipeline.timing import sum_timings
 from pipeline.walking import walk_files
 
+MAX_JSON = 64 << 20  # bytes; a run may be anybody's
+
 _MARKER_KEYS = frozenset(
     ("shard", "config_digest", "model_digest", "inputs", "records", "failures", "failures_by_type", "overlays", "files",
      "overlays_sha256", "seconds")
@@ -52,9 +54,9 @@ def read_summary(layout: RunLayout) -> dict[str, Any]:
 
 def _read_json(layout: RunLayout, path: str, keys: frozenset[str]) -> dict[str, Any]:
     try:
-        content = json.loads(storage.read_bytes(layout.uri(path)))
+        content = dict(json.loads(storage.read_bytes(layout.uri(path), MAX_JSON)))
         missing = sorted(keys - set(content))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} of {layout.output!r} cannot be read: {type(error).__name__}: {error}") from error
     if missing:
         raise RunError(f"{path} of {layout.output!r} is damaged: it lacks {', '.join(missing)}")

@@ -29,6 +29,7 @@ MAX_MARKER = 4_000_000  # bytes; a run may be anybody's
 RECENT = 600.0  # seconds that a rate is told from
 RELIEF = 10  # times what a look takes, at least, lies between two of them
 KINDS = 5  # of failures that a line names
+COUNTLESS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)  # of what holds no counts
 
 Say = Callable[..., None]
 
@@ -132,9 +133,9 @@ class Watched:
         if metadata is None:
             return None
         try:
-            size = int(json.loads(metadata["config"])["shard_size"])
-            return int(metadata["n_images"]), int(metadata["n_shards"]), max(1, size)
-        except (ValueError, KeyError, TypeError) as error:
+            size = _as_count(json.loads(metadata["config"])["shard_size"])
+            return _as_count(metadata["n_images"]), _as_count(metadata["n_shards"]), max(1, size)
+        except COUNTLESS as error:
             raise RunError(f"the manifest of the run in {self.layout.output!r} is damaged: {error!r}") from error
 
     def _size_of(self, shard: int) -> int:
@@ -149,7 +150,7 @@ class Watched:
         with ThreadPoolExecutor(16) as pool:
             for number, marker in zip(now, pool.map(self._read_marker, now), strict=True):
                 self._read += 1
-                with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                with contextlib.suppress(*COUNTLESS):
                     self._note(number, marker)
 
     def _read_marker(self, number: int) -> Any:
@@ -159,7 +160,7 @@ class Watched:
             return None
 
     def _note(self, number: int, marker: Any) -> None:
-        self._kinds.update({str(kind): int(count) for kind, count in marker["failures_by_type"].items()})
+        self._kinds.update({str(kind): _as_count(count) for kind, count in marker["failures_by_type"].items()})
         if "worker" in marker:  # older ones do not say it
             self._workers.add(str(marker["worker"]))
             finished = calendar.timegm(time.strptime(marker["finished"], "%Y-%m-%dT%H:%M:%SZ"))
@@ -218,9 +219,25 @@ def watch_run(uri: str, say: Say, *, once: bool, interval: float | None, stalled
         sight = (_follow_on_bar if bars else _follow_in_lines)(watched, interval, 60 * stalled_after, say)
     say(sight.describe(), **sight.fields())
     if sight.is_complete:
-        summary = read_summary(watched.layout)
-        counts = ", ".join(f"{summary[name]} {name}" for name in ("records", "failures", "overlays"))
-        say(f"the run is complete: {counts}", **{name: summary[name] for name in ("records", "failures", "overlays")})
+        counts = _read_counts(watched.layout)
+        words = ", ".join(f"{count} {name}" for name, count in counts.items())
+        say(f"the run is complete: {words}", **counts)
+
+
+def _read_counts(layout: RunLayout) -> dict[str, int]:
+    summary = read_summary(layout)
+    try:
+        return {name: _as_count(summary[name]) for name in ("records", "failures", "overlays")}
+    except COUNTLESS as error:
+        raise RunError(f"{layout.SUMMARY} of {layout.output!r} is damaged: {error!r}") from error
+
+
+def _as_count(value: Any) -> int:
+    """A count in a file that may be anybody's; one of `COUNTLESS` is raised if it is none."""
+    count = int(value)
+    if not 0 <= count < 2**53:
+        raise ValueError(f"a count is a whole number from 0 to 2**53, not {value!r:.80}")
+    return count
 
 
 def _follow_in_lines(watched: Watched, interval: float, patience: float, say: Say) -> Sight:
@@ -246,10 +263,11 @@ def _looks(watched: Watched, interval: float, patience: float) -> Iterator[Sight
     """Sights of a run, one after the other, from its beginning on.
 
     Raises:
-        RunError: nothing has changed for `patience` seconds.
+        RunError: nothing has changed for `patience` seconds, says a look; or no look has succeeded for as long.
     """
     seen: Any = None
-    moved, is_told = watched.clock(), False
+    moved = looked = watched.clock()
+    is_told = False
     while True:
         begun = watched.clock()
         sight, trouble = _try_to_look(watched)
@@ -259,14 +277,17 @@ def _looks(watched: Watched, interval: float, patience: float) -> Iterator[Sight
         elif sight is None and not is_told:
             tell(f"there is no run in {watched.layout.output} yet: waiting for its {RunLayout.MANIFEST}")
             is_told = True
+        looked = looked if trouble is not None else watched.clock()
         now = sight and (sight.images_done, sight.shards_done, sight.is_complete)
         if now != seen and trouble is None:
             seen, moved = now, watched.clock()
         if sight is not None:
             yield sight
-        if watched.clock() - moved >= patience:
+        if watched.clock() - (moved if trouble is None else looked) >= patience:
             raise RunError(_stalled(watched.layout.output, sight, patience))
-        time.sleep(max(interval, RELIEF * took))
+        # What hangs and fails says nothing of what a look costs.
+        rest = 0.0 if trouble is not None else min(RELIEF * took, patience / 4)
+        time.sleep(max(interval, rest))
 
 
 def _try_to_look(watched: Watched) -> tuple[Sight | None, OSError | None]:

@@ -4,6 +4,7 @@
 #   infra/dataflow/build.sh REPOSITORY gs://BUCKET/templates/beamcam.json
 #   infra/dataflow/build.sh europe-west4-docker.pkg.dev/my-project/beamcam gs://my-bucket/templates/beamcam.json
 #
+# Tells the image, and nothing else, on its standard output: image=$(infra/dataflow/build.sh ...) has it, or has failed.
 # PYTHON (default: 3.11) is the image's version of Python; jobs are to be launched with the same. Needs docker and gcloud.
 set -eu
 repository=${1:?the repository of images, such as europe-west4-docker.pkg.dev/PROJECT/beamcam}
@@ -21,8 +22,8 @@ if [ -n "$(git status --porcelain -- explainers pipeline infra/dataflow pyprojec
 fi
 
 docker build --platform linux/amd64 --file infra/dataflow/Dockerfile --tag "$image" \
-    --build-arg PYTHON="$python" --build-arg BEAM="$beam" --build-arg IMAGE="$image" .
-docker push "$image"
+    --build-arg PYTHON="$python" --build-arg BEAM="$beam" --build-arg IMAGE="$image" . >&2
+docker push "$image" >&2
 gcloud dataflow flex-template build "$template" --image "$image" --sdk-language PYTHON \
-    --metadata-file infra/dataflow/metadata.json
+    --metadata-file infra/dataflow/metadata.json >&2
 echo "$image"

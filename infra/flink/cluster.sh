@@ -92,13 +92,39 @@ start_taskmanager() {
 }
 
 # Whether the process of a file is there, and still ours: after a start of the machine, numbers are others'.
-running() { [ -e "$1" ] && ps -p "$(cat "$1")" -o args= 2> /dev/null | grep -q -F -e "--configDir $CLUSTER"; }
+running() { [ -e "$1" ] && words_of "$(cat "$1")" | grep -q -F -e "--configDir $CLUSTER"; }
+
+# A process's command line: of Linux itself, since slim images have no ps, else of ps, however narrow the terminal is.
+words_of() {
+    if [ -e /proc/self/cmdline ]; then
+        tr '\000' ' ' 2> /dev/null < "/proc/$1/cmdline" || true
+    else
+        ps -ww -p "$1" -o args= 2> /dev/null
+    fi
+}
+
+# Ends the processes that are ours, the JobManager last, and removes their files.
+end_processes() {
+    for file in "$CLUSTER"/taskmanager-*.pid "$CLUSTER/jobmanager.pid"; do
+        if running "$file"; then kill "$(cat "$file")"; fi
+    done
+    for file in "$CLUSTER"/*.pid; do
+        waited=0
+        while running "$file"; do
+            if [ "$waited" -gt 40 ]; then kill -9 "$(cat "$file")" || true; fi
+            sleep 0.25
+            waited=$((waited + 1))
+        done
+        rm -f "$file"
+    done
+}
 
 # The number of slots that the JobManager knows of; nothing while there is none.
 slots() {
     # Python, which beamcam needs anyway, in place of one more program.
     "${PYTHON:-python3}" -c "import json, sys, urllib.request as r
-try: print(json.load(r.urlopen('http://localhost:$REST_PORT/overview', timeout=5))['slots-total'])
+ask = r.build_opener(r.ProxyHandler({})).open
+try: print(json.load(ask('http://localhost:$REST_PORT/overview', timeout=5))['slots-total'])
 except OSError: sys.exit(1)"
 }
 
@@ -106,13 +132,15 @@ case ${1:-} in
     start)
         [ -d "$lib" ] || fail "there is no Flink in $lib: $here/get.sh gets it"
         if running "$CLUSTER/jobmanager.pid"; then fail "a cluster of $CLUSTER is running: $0 stop"; fi
-        rm -rf "$CLUSTER/log" "$CLUSTER/tmp" "$CLUSTER"/*.pid
+        end_processes # TaskManagers outlive a JobManager that died
+        rm -rf "$CLUSTER/log" "$CLUSTER/tmp"
         write_configuration
         launch jobmanager 768 org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint --executionMode cluster
         for _ in $(seq "$TASKMANAGERS"); do start_taskmanager; done
         waited=0
         while [ "$(slots || echo 0)" -lt $((TASKMANAGERS * SLOTS)) ]; do
-            running "$CLUSTER/jobmanager.pid" || fail "the JobManager has ended: $(tail -n 3 "$CLUSTER/log/jobmanager.log" "$CLUSTER/log/jobmanager.out")"
+            # For a moment it is a copy of this shell, which is on its way to become Java.
+            [ "$waited" -lt 4 ] || running "$CLUSTER/jobmanager.pid" || fail "the JobManager has ended: $(tail -n 3 "$CLUSTER/log/jobmanager.log" "$CLUSTER/log/jobmanager.out")"
             [ "$waited" -lt 120 ] || fail "the TaskManagers have not come up in 60 s: see $CLUSTER/log"
             sleep 0.5
             waited=$((waited + 1))
@@ -131,18 +159,7 @@ case ${1:-} in
         echo "slots $(slots)"
         ;;
     stop)
-        for file in "$CLUSTER"/taskmanager-*.pid "$CLUSTER/jobmanager.pid"; do
-            if running "$file"; then kill "$(cat "$file")"; fi
-        done
-        for file in "$CLUSTER"/*.pid; do
-            waited=0
-            while running "$file"; do
-                if [ "$waited" -gt 40 ]; then kill -9 "$(cat "$file")" || true; fi
-                sleep 0.25
-                waited=$((waited + 1))
-            done
-            rm -f "$file"
-        done
+        end_processes
         rm -rf "$CLUSTER/tmp"
         ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

@@ -1,4 +1,6 @@
-# Who may do what. Nobody here may change rights, and nobody but the audit and the workers may read an image.
+# Who may do what: least privilege as far as Google's roles allow. Nobody here may change rights, and the audit and the
+# workers alone are given the images. But roles/dataflow.worker is of the whole project, and may let workers read and
+# make objects in all of its buckets: give beamcam a project of its own, and leave the images in another.
 
 # Workers, and the launcher of the template, which Dataflow starts under the same account.
 resource "google_service_account" "worker" {

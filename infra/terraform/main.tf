@@ -43,7 +43,8 @@ resource "google_storage_bucket" "assets" {
   }
 }
 
-# Runs: a folder a night. Records, failures, sums, markers and audits stay; overlays, most of the bytes, may not.
+# Runs: a folder a night. All of it stays: tonight's records name the overlays of earlier nights for images that have not
+# changed, and the next night is not whole without them. Overlays, most of the bytes, may become cold.
 resource "google_storage_bucket" "runs" {
   name                        = "${var.project}-${var.name}-runs"
   location                    = var.region
@@ -61,19 +62,6 @@ resource "google_storage_bucket" "runs" {
       action {
         type          = "SetStorageClass"
         storage_class = "NEARLINE"
-      }
-    }
-  }
-
-  dynamic "lifecycle_rule" {
-    for_each = var.overlay_expire_days > 0 ? [var.overlay_expire_days] : []
-    content {
-      condition {
-        age            = lifecycle_rule.value
-        matches_suffix = [".png"]
-      }
-      action {
-        type = "Delete"
       }
     }
   }
@@ -132,6 +120,7 @@ resource "google_artifact_registry_repository" "images" {
     id     = "delete-what-is-older"
     action = "DELETE"
     condition {
+      tag_state  = "UNTAGGED" # what has a tag may be what the nights run
       older_than = "2592000s"
     }
   }

@@ -49,6 +49,7 @@ resource "google_workflows_workflow" "night" {
   deletion_protection = false # it keeps nothing
 
   user_env_vars = {
+    NAME          = var.name
     PROJECT       = var.project
     REGION        = var.region
     DATAFLOW      = "https://dataflow.googleapis.com"

@@ -20,7 +20,7 @@ variable "name" {
 }
 
 variable "image_buckets" {
-  description = "Buckets with the images and manifests, which the night may read and nothing else."
+  description = "Buckets with the images and manifests, which workers and the audit are given to read, and the night writes nothing to; best in another project than this one."
   type        = set(string)
 }
 
@@ -40,12 +40,17 @@ variable "image" {
 }
 
 variable "parameters" {
-  description = "Parameters of the template (infra/dataflow/metadata.json), but for output and since: images, model, preprocess and so on."
+  description = "Parameters of the template (infra/dataflow/metadata.json), but for output, since and max_failures: images, model, preprocess and so on."
   type        = map(string)
 
   validation {
     condition     = length(setintersection(keys(var.parameters), ["output", "since"])) == 0
     error_message = "The night chooses output and since itself: leave them out of parameters."
+  }
+
+  validation {
+    condition     = !contains(keys(var.parameters), "max_failures")
+    error_message = "A job with more failures than max_failures fails although its run is whole, and the night never comes to the audit, which judges failures itself (BC301): leave it out of parameters."
   }
 }
 
@@ -108,20 +113,9 @@ variable "audit_memory" {
 }
 
 variable "overlay_cold_days" {
-  description = "Days after which overlays move to a class that is cheaper to keep and dearer to look at; 0 for never."
-  type        = number
-  default     = 30
-}
-
-variable "overlay_expire_days" {
-  description = "Days after which overlays are deleted; 0 for never. Records that --since carries over name the overlays of the night that made them: more days than between two nights without --since."
+  description = "Days after which overlays move to Nearline, cheaper to keep and dearer to look at; 0 for never. The move itself costs about $0.01 per 1,000 overlays, which files so small hardly earn."
   type        = number
   default     = 0
-
-  validation {
-    condition     = var.overlay_expire_days == 0 || var.overlay_expire_days > var.overlay_cold_days
-    error_message = "Overlays expire after they have become cold, or never (0)."
-  }
 }
 
 variable "scratch_days" {

@@ -6,10 +6,13 @@ import dataclasses
 import doctest
 import gc
 import hashlib
+import importlib.util
 import random
+import threading
+import urllib.request
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +41,13 @@ from pipeline import (
     parquet,
     run_job,
     shard,
+    storage,
 )
 from pipeline.composable import ExplainImagesDoFn
 from pipeline.steps import as_entry, as_unnamed, explain_entries, load_worker, step_config
-from pipeline.worker import Worker, loads, shared_worker
+from pipeline.worker import Worker, loads, new_loads, shared_worker
 from tests.collecting import Basket
+from tests.emulators import NEEDED, running_s3
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +307,144 @@ def test_an_empty_bundle_says_nothing(options) -> None:
     assert list(step.finish_bundle()) == []
 
 
+@pytest.mark.parametrize("end", [ExplainImagesDoFn.start_bundle, ExplainImagesDoFn.teardown])
+def test_a_bundle_that_was_given_up_leaves_no_thread(photographs, options, end) -> None:
+    step = ExplainImagesDoFn(step_config(**options))
+    step.setup()
+    step.start_bundle()
+    before = set(threading.enumerate())
+    list(step._send())
+    (thread,) = (one for one in set(threading.enumerate()) - before if one is step.stream._thread)
+    assert thread.is_alive()
+    end(step)
+    assert not thread.is_alive()
+    step.teardown()
+
+
+def test_a_model_that_a_step_loads_is_counted_once(photographs, options) -> None:
+    new_loads()
+    images, ours = [str(photographs / "01.png")], options | {"check_model": False, "max_bytes": 1_234_567}
+    assert explain(images, **ours)[2]["model_loads"] == 1
+    assert explain(images, **ours)[2].get("model_loads", 0) == 0
+
+
+@pytest.fixture
+def own_stores() -> Iterator[None]:
+    """Leaves the process without options of stores."""
+    yield
+    storage.configure(())
+
+
+SLOW, SLOWER = {"storage_timeout": 200.0}, {"storage_timeout": 201.0, "storage_options": "s3.anon=true"}
+
+OTHERS = (
+    r"a step with storage_options=\['s3.anon=true'\] and storage_timeout=201.0 cannot begin while one with "
+    r"storage_options=\[\] and storage_timeout=200.0 .* give all steps of a pipeline the same"
+)
+
+
+@pytest.mark.parametrize("kind", [ExplainImages, ExplainModelHandler])
+def test_secrets_of_stores_are_refused_before_they_are_in_a_pipeline(kind, options) -> None:
+    checks = {"check_model": False} if kind is ExplainImages else {}
+    for secret in ("s3.secret=hunter2", "hunter2"):
+        for config in (None, RunConfig(images=("-",), output="-", overlays="none", **options)):
+            with pytest.raises(ConfigError, match=r"--storage-option: .*(is a secret|is SCHEME\.NAME=VALUE)"):
+                kind(config, storage_options=secret, **checks, **options)
+
+
+def test_options_of_stores_are_set_when_a_step_begins_and_not_where_it_is_made(
+    options, own_stores, monkeypatch
+) -> None:
+    told = []
+    monkeypatch.setattr(storage, "configure", lambda *args: told.append(args))
+    step = ExplainImagesDoFn(ExplainImages(**options | SLOWER).config)
+    handler = ExplainModelHandler(**options | SLOWER)
+    assert told == []
+    step.setup()
+    handler.load_model()
+    assert told == [(("s3.anon=true",), 201.0)] * 2
+
+
+def test_steps_at_work_in_one_process_agree_about_stores(options, own_stores) -> None:
+    first, alike, other = (ExplainImagesDoFn(step_config(**options | some)) for some in (SLOW, SLOW, SLOWER))
+    handler = ExplainModelHandler(**options | SLOWER)
+    first.setup()
+    alike.setup()
+    images = beam.Pipeline(runner=FnApiRunner()) | beam.Create(["a.jpg"])
+    for begin in (other.setup, handler.load_model, lambda: images | ExplainImages(**options | SLOWER)):
+        with pytest.raises(ConfigError, match=OTHERS):
+            begin()
+        first.start_bundle()
+    first.teardown()
+    alike.start_bundle()
+    with pytest.raises(ConfigError, match=OTHERS):
+        other.setup()
+    alike.start_bundle()
+    alike.teardown()
+    other.setup()
+    other.teardown()
+    worker = handler.load_model()
+    with pytest.raises(ConfigError, match="cannot begin while one with"):
+        first.setup()
+    first.setup()  # a refusal forgets those at work, whose job has failed; if one goes on, it is heard of
+    with pytest.raises(ConfigError, match=OTHERS):
+        handler.run_inference([], worker)
+    handler.load_model()
+    with pytest.raises(ConfigError, match="cannot begin while one with"):
+        first.start_bundle()
+
+
+def test_a_step_whose_model_cannot_be_loaded_is_not_at_work(options, own_stores, tmp_path) -> None:
+    failed = ExplainImagesDoFn(step_config(**options | SLOW | {"model": str(tmp_path / "nothing.keras")}))
+    with pytest.raises(ConfigError, match=r"nothing\.keras"):
+        failed.setup()
+    other = ExplainImagesDoFn(step_config(**options | SLOWER))
+    other.setup()
+    other.teardown()
+
+
+@pytest.mark.parametrize("kind", ["images", "handlers"])
+def test_two_steps_of_a_pipeline_with_other_stores_are_refused_and_later_jobs_are_not(
+    photographs, options, own_stores, kind
+) -> None:
+    path = photographs / "01.png"
+
+    def work(*steps: dict[str, Any]) -> int:
+        found = Basket()
+        with beam.Pipeline(runner=FnApiRunner()) as pipe:
+            images = pipe | beam.Create([str(path)])
+            for i, some in enumerate(steps):
+                if kind == "images":
+                    outcomes = (images | f"Explain {i}" >> ExplainImages(**options | some)).records
+                else:
+                    data = images | f"Read {i}" >> beam.Map(lambda uri: Path(uri).read_bytes()).with_output_types(bytes)
+                    outcomes = data | f"Infer {i}" >> RunInference(ExplainModelHandler(**options | some))
+                _ = outcomes | f"Keep {i}" >> beam.Map(lambda _, i=i: found.put(i))
+        return len(found.items)
+
+    assert work(SLOW, SLOW) == 2
+    with pytest.raises(ConfigError, match="cannot begin while one with") as refused:
+        work(SLOW, SLOWER)
+    assert work(SLOWER) == 1
+    assert work(SLOW) == 1
+    assert "give all steps of a pipeline the same storage_options" in str(refused.value)
+
+
+def test_a_step_reads_from_the_store_that_its_options_name(photographs, options, own_stores, monkeypatch) -> None:
+    if missing := [package for package in NEEDED["s3"] if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"no emulator of s3: {', '.join(missing)} missing")
+    data = (photographs / "01.png").read_bytes()
+    with running_s3("own") as variables:
+        url = variables["AWS_ENDPOINT_URL"]
+        kind = {"Content-Type": "image/png"}  # without one, urllib says that it is a form
+        urllib.request.urlopen(urllib.request.Request(f"{url}/own/a.png", data, kind, method="PUT"), timeout=30).close()
+        for name, value in (variables | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}).items():
+            monkeypatch.setenv(name, value)
+        where = {"storage_options": f"s3.endpoint_url={url}", "storage_timeout": 20.0}
+        (record,), failures, _ = explain(["s3://own/a.png"], **options | where)
+    assert (record.content_sha256, failures) == (hashlib.sha256(data).hexdigest(), [])
+
+
 def test_workers_in_other_processes_explain_the_same(folder, options, tmp_path) -> None:
     options = options | {"batch_size": 1}  # who explains which images is left to Beam
     expected, _, _ = explain(uris_of(folder), **options)
@@ -454,6 +597,12 @@ def test_run_inference_refuses_other_arrays(pixels) -> None:
 def test_run_inference_batches_as_the_program_was_compiled(options) -> None:
     sizes = ExplainModelHandler(**options).batch_elements_kwargs()
     assert (sizes["min_batch_size"], sizes["max_batch_size"]) == (4, 4)
+
+
+def test_a_handler_tells_how_long_images_may_wait_and_how_large_they_are(options) -> None:
+    handler = ExplainModelHandler(max_batch_duration_secs=7, **options)
+    assert handler.batch_elements_kwargs()["max_batch_duration_secs"] == 7
+    assert handler.get_num_bytes([b"abc", np.zeros((4, 5, 3), np.uint8), np.zeros((2, 2), np.uint8)]) == 3 + 60 + 4
 
 
 def test_a_handler_takes_no_other_arguments_and_takes_another_model(options, tmp_path) -> None:

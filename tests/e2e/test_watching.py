@@ -1,5 +1,6 @@
 """Real jobs in processes of their own: what they log of runs and shards, and a watch that follows them."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,18 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def start(*arguments: object, **options: Any) -> subprocess.Popen:
+@contextlib.contextmanager
+def started(*arguments: object, **options: Any) -> Iterator[subprocess.Popen]:
+    """A command that does not outlive the block, and neither do the processes that it has started."""
     command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
     given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, **given)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **given) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_options(photographs: Path, model: str, output: Path) -> tuple[object, ...]:
@@ -38,11 +48,11 @@ def objects(lines: str) -> list[dict[str, Any]]:
 def watched(tmp_path_factory, photographs, tiny_model_path) -> dict[str, Any]:
     """A job in two processes, and a watch that was there before it; both log in JSON."""
     output = tmp_path_factory.mktemp("watched") / "run"
-    watch = start("watch", output, "--interval", "0.05", "--log-format", "json")
     two = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
-    job = start(*run_options(photographs, tiny_model_path, output), "--log-format", "json", "--verbose", *two)
-    said, logged = job.communicate(timeout=200)
-    told, complained = watch.communicate(timeout=60)
+    options = (*run_options(photographs, tiny_model_path, output), "--log-format", "json", "--verbose", *two)
+    with started("watch", output, "--interval", "0.05", "--log-format", "json") as watch, started(*options) as job:
+        said, logged = job.communicate(timeout=200)
+        told, complained = watch.communicate(timeout=60)
     markers = [json.loads(path.read_text()) for path in output.glob("shards/*.json")]
     summary = json.loads((output / "run.json").read_text())
     return {"output": output, "codes": (job.returncode, watch.returncode), "job": objects(said) + objects(logged),
@@ -90,8 +100,8 @@ def test_a_job_ends_with_its_counts_as_fields(watched) -> None:
 
 
 def test_an_error_in_json_says_how_the_command_ends(tmp_path) -> None:
-    process = start("verify", tmp_path, "--log-format", "json")
-    _, complained = process.communicate(timeout=60)
+    with started("verify", tmp_path, "--log-format", "json") as process:
+        _, complained = process.communicate(timeout=60)
     (told,) = [json.loads(line) for line in complained.splitlines()]
     assert (process.returncode, told["exit_code"], told["severity"], told["error"]) == (2, 2, "ERROR", "ConfigError")
     assert told["run"] == str(tmp_path)
@@ -114,18 +124,20 @@ def test_a_watch_that_is_interrupted_says_that_the_run_goes_on(tmp_path) -> None
     commit(layout, 0, 1)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = start("watch", tmp_path, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    wait_for(process, b"8/10 images", ours)
-    process.send_signal(signal.SIGINT)
-    ending = wait_for(process, b"not watched any more; the run goes on", ours)
-    assert b"Traceback" not in ending
-    assert process.wait(30) == 130
-    os.close(ours)
+    try:
+        with started("watch", tmp_path, stdout=theirs, stderr=theirs) as process:
+            os.close(theirs)
+            wait_for(process, b"8/10 images", ours)
+            process.send_signal(signal.SIGINT)
+            ending = wait_for(process, b"not watched any more; the run goes on", ours)
+            assert b"Traceback" not in ending
+            assert process.wait(30) == 130
+    finally:
+        os.close(ours)
 
 
 @pytest.mark.parametrize("wrong", [("--interval", "0"), ("--interval", "soon"), ("--stalled-after", "-1")])
 def test_times_are_numbers_above_nothing(wrong) -> None:
-    process = start("watch", "run", *wrong)
-    assert "a time is a number above 0" in process.communicate(timeout=30)[1]
+    with started("watch", "run", *wrong) as process:
+        assert "a time is a number above 0" in process.communicate(timeout=30)[1]
     assert process.returncode == 2

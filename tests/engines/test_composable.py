@@ -1,8 +1,6 @@
 """`ExplainImages` in a pipeline of one's own, on an engine: an image is one record or one failure, as anywhere."""
 
 import io
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from pipeline import parquet
 from pipeline.records import Entry, Failure, Record
 from pipeline.steps import explain_entries, load_worker, step_config
 from tests.engines import commands
-from tests.faults.jobs import ROOT
+from tests.faults.jobs import ROOT, start
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +27,7 @@ def folder(photographs, tmp_path_factory) -> Path:
     return folder
 
 
-def test_on_flink_each_image_is_one_record_or_one_failure(folder, tiny_model_path, tmp_path) -> None:
+def test_on_flink_each_image_is_one_record_or_one_failure(folder, tiny_model_path, tmp_path, watched) -> None:
     if why := commands.missing_flink():
         pytest.skip(why)
     options = (
@@ -39,11 +37,8 @@ def test_on_flink_each_image_is_one_record_or_one_failure(folder, tiny_model_pat
         f"--job_server_jvm_properties=-Djava.io.tmpdir={tmp_path}",
     )
     words = [sys.executable, "-m", "tests.engines.own_pipeline", f"{folder}/*", tiny_model_path, str(tmp_path / "out")]
-    variables = {**os.environ, "TMPDIR": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*words, *options], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    ended = watched(start([*words, *options], tmp_path / "tmp", {"PYTHONPATH": str(ROOT)})).wait(250)
+    assert ended.code == 0, ended.said[-3000:]
 
     worker = load_worker(step_config(model=tiny_model_path, preprocess="tf", jit="off", batch_size=1))
     direct = explain_entries([Entry(str(path)) for path in sorted(folder.iterdir())], worker)

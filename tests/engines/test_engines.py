@@ -23,6 +23,8 @@ pytestmark = pytest.mark.slow
 FLINK = "infra/flink/README.md"
 PRISM = "infra/prism/README.md"
 
+WAIT = 200  # seconds, within the time that a test has: a job that hangs is killed, and says where it was
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
@@ -48,7 +50,7 @@ def job_on(work: Workplace, folder: Path, options: tuple[str, ...]) -> tuple[Job
 
 def check_run(work: Workplace, place: Place, running: Running, workers: int | None) -> None:
     """The job has ended well, with what one process writes; each of its workers has loaded the model once."""
-    ended = running.wait()
+    ended = running.wait(WAIT)
     assert ended.code == 0, ended.said
     assert list(work.whole.compare(place)) == []
     assert list(verify(place, Path(place.root).parent / "tmp")) == []
@@ -68,36 +70,36 @@ def shares(place: Place) -> list[int]:
 
 
 def wait_for_shards(place: Place, running: Running, count: int) -> None:
-    assert wait_for(lambda: len(place.names("shards")) >= count, running), running.output.read_text()
+    assert wait_for(lambda: len(place.names("shards")) >= count, running, limit=WAIT), running.output.read_text()
 
 
 def test_one_process_loads_the_model_once(work) -> None:
     assert count_workers(markers_of(work.whole.place)) == {"workers": 1, "model_loads": 1}
 
 
-def test_two_processes_write_what_one_writes(work, tmp_path) -> None:
+def test_two_processes_write_what_one_writes(work, tmp_path, watched) -> None:
     job, place = job_on(work, tmp_path, PROCESSES)
-    check_run(work, place, job.start(), workers=2)
+    check_run(work, place, watched(job.start()), workers=2)
     assert min(shares(place)) >= 5
 
 
-def test_embedded_flink_writes_what_one_process_writes(work, tmp_path) -> None:
+def test_embedded_flink_writes_what_one_process_writes(work, tmp_path, watched) -> None:
     if why := commands.missing_flink():
         pytest.skip(why)
     job, place = job_on(work, tmp_path, commands.documented(FLINK, "[local]"))
-    check_run(work, place, job.start(), workers=1)
+    check_run(work, place, watched(job.start()), workers=1)
 
 
-def test_a_flink_cluster_spreads_the_same_records_over_its_workers(cluster, work, tmp_path) -> None:
+def test_a_flink_cluster_spreads_the_same_records_over_its_workers(cluster, work, tmp_path, watched) -> None:
     job, place = job_on(work, tmp_path, cluster.options)
-    check_run(work, place, job.start(), workers=2)
+    check_run(work, place, watched(job.start()), workers=2)
     assert min(shares(place)) >= 10, "half of 40, if neither is much slower than the other"
 
 
-def test_a_taskmanager_is_killed_and_nothing_is_lost_or_doubled(cluster, work, tmp_path) -> None:
+def test_a_taskmanager_is_killed_and_nothing_is_lost_or_doubled(cluster, work, tmp_path, watched) -> None:
     job, place = job_on(work, tmp_path, cluster.options)
     before = len(cluster.history())
-    running = job.start()
+    running = watched(job.start())
     wait_for_shards(place, running, 8)
     kill(cluster.taskmanager(2))
     committed = {name: place.read({name})[name] for name in place.names("shards")}
@@ -108,10 +110,10 @@ def test_a_taskmanager_is_killed_and_nothing_is_lost_or_doubled(cluster, work, t
     subprocess.run([str(ROOT / "infra/flink/cluster.sh"), "taskmanager"], env=dict(cluster.environment), check=True)
 
 
-def test_a_worker_is_killed_and_nothing_is_lost_or_doubled(cluster, work, tmp_path) -> None:
+def test_a_worker_is_killed_and_nothing_is_lost_or_doubled(cluster, work, tmp_path, watched) -> None:
     job, place = job_on(work, tmp_path, cluster.options)
     before = len(cluster.history())
-    running = job.start()
+    running = watched(job.start())
     wait_for_shards(place, running, 8)
     kill(int(markers_of(place)[-1]["worker"].rpartition("/")[2]))
     assert len(place.names("shards")) < work.n_shards - 8, "the job was to be half-way"
@@ -119,18 +121,18 @@ def test_a_worker_is_killed_and_nothing_is_lost_or_doubled(cluster, work, tmp_pa
     assert any("tasks will be restarted" in line for line in cluster.history()[before:])
 
 
-def test_prism_writes_what_one_process_writes(work, tmp_path) -> None:
+def test_prism_writes_what_one_process_writes(work, tmp_path, watched) -> None:
     if why := commands.missing_prism():
         pytest.skip(why)
     job, place = job_on(work, tmp_path, commands.documented(PRISM, "--prism_location"))
-    check_run(work, place, job.start(), workers=1)
+    check_run(work, place, watched(job.start()), workers=1)
 
 
-def test_dask_writes_what_one_process_writes(work, tmp_path) -> None:
+def test_dask_writes_what_one_process_writes(work, tmp_path, watched) -> None:
     if why := commands.missing_dask():
         pytest.skip(why)
     job, place = job_on(work, tmp_path, ("--runner", commands.DASK))
-    check_run(work, place, job.start(), workers=None)
+    check_run(work, place, watched(job.start()), workers=None)
     found = count_workers(markers_of(place))
     assert found["workers"] == found["model_loads"]
 

@@ -1,9 +1,8 @@
 """The names and values of metrics, which dashboards rely on, are the same on every engine."""
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from pipeline.counting import COUNTERS, DISTRIBUTIONS
 from tests.engines import commands
-from tests.faults.jobs import ROOT
+from tests.faults.jobs import ROOT, Running, start
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +31,9 @@ def folder(photographs, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_is_told_what_was_done(engine: str, folder: Path, tiny_model_path: str, tmp_path: Path) -> None:
+def test_an_engine_is_told_what_was_done(
+    engine: str, folder: Path, tiny_model_path: str, tmp_path: Path, watched: Callable[[Running], Running]
+) -> None:
     missing, place = ENGINES[engine]
     if why := missing():
         pytest.skip(why)
@@ -40,12 +41,9 @@ def test_an_engine_is_told_what_was_done(engine: str, folder: Path, tiny_model_p
     options = [*commands.documented(*place)]
     if engine == "flink":
         options.append(f"--job_server_jvm_properties=-Djava.io.tmpdir={tmp_path}")
-    variables = {**os.environ, "TMPDIR": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*words, *options], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    metrics: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    ended = watched(start([*words, *options], tmp_path / "tmp", {"PYTHONPATH": str(ROOT)})).wait(250)
+    assert ended.code == 0, ended.said[-3000:]
+    metrics: dict[str, Any] = json.loads(next(line for line in ended.said.splitlines() if line.startswith("{")))
 
     sizes = [path.stat().st_size for path in folder.iterdir()]
     written = [

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-CACHE = Path(os.environ.get("BEAMCAM_CACHE", Path.home() / ".cache/beamcam"))
+CACHE = Path(os.environ.get("BEAMCAM_CACHE") or Path.home() / ".cache/beamcam")
 
 
 def program(name: str, hint: str) -> str:

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import apache_beam as beam
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.typehints.row_type import RowTypeConstraint
 
 from pipeline import ConfigError, RunConfig, open_run, parquet, run_job
 from pipeline.beam_yaml import ExplainRows, record_to_row, to_image
@@ -119,3 +120,52 @@ def test_rows_without_the_column_are_refused_with_those_they_have(tiny_model_pat
     rows = beam.Pipeline(runner=FnApiRunner()) | beam.Create([beam.Row(line="a.jpg", number=1)])
     with pytest.raises(ConfigError, match="the rows have no column 'uri', and line, number: name yours"):
         _ = rows | ExplainRows(model=tiny_model_path, preprocess="tf")
+
+
+def test_failures_have_the_output_that_was_named(folder, tiny_model_path) -> None:
+    found = Basket()
+    rows = [beam.Row(uri=str(folder / name)) for name in ("07.png", "07b.png")]
+    with beam.Pipeline(runner=FnApiRunner()) as pipe:
+        explained = pipe | beam.Create(rows) | ExplainRows(
+            error_handling={"output": "bad"}, model=tiny_model_path, preprocess="tf", jit="off"
+        )  # fmt: skip
+        assert set(explained) == {"records", "bad"}
+        _ = explained["bad"] | beam.Map(found.put)
+    assert [row.uri for row in found.items] == [str(folder / "07b.png")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"output": "records"}, "a name other than 'records', the records' own, not 'records'"),
+        ({"output": ""}, "a name other than 'records', the records' own, not ''"),
+        ({"output": None}, "not None"),
+        ({"output": "bad", "threshold": 0.1}, "has no option 'threshold': leave it out"),
+        ({"dead_letter": "bad"}, "has no option 'dead_letter'"),
+    ],
+)
+def test_other_ways_to_handle_errors_are_refused(spec, words, tiny_model_path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ExplainRows(error_handling=spec, model=tiny_model_path, preprocess="tf")
+
+
+def test_a_row_with_a_null_is_a_failure_of_its_own(folder, tiny_model_path) -> None:
+    found = Basket()
+    path = str(folder / "07.png")  # a path that can be read, and must not be: its bytes are to be in the row
+    content = Path(path).read_bytes()
+    cells = {"whole": content, path: None, None: content}
+    rows = [beam.Row(uri=uri, content=data) for uri, data in cells.items()]
+    types = RowTypeConstraint.from_fields([("uri", Optional[str]), ("content", Optional[bytes])])  # noqa: UP045
+    with beam.Pipeline(runner=FnApiRunner()) as pipe:
+        explained = pipe | beam.Create(rows).with_output_types(types) | ExplainRows(
+            data_column="content", model=tiny_model_path, preprocess="tf", jit="off"
+        )  # fmt: skip
+        _ = explained["records"] | "Keep" >> beam.Map(lambda row: found.put((row.uri, "record")))
+        _ = explained["failures"] | "KeepFailures" >> beam.Map(
+            lambda row: found.put((row.uri, f"{row.stage}:{row.error_type}: {row.message}"))
+        )
+    assert dict(found.items) == {
+        "whole": "record",
+        path: "decode:EmptyFile: the file has no bytes",
+        "": "read:RefusedName: the image has no name: give its uri, or a name beside its bytes",
+    }

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +20,7 @@ import pytest
 from pipeline import ConfigError, RunConfig, dataflow, engines
 from pipeline.cli import make_parser
 from pipeline.commands import make_config
-from pipeline.graph import beam_option_names, prepare_options, suit_machines
+from pipeline.graph import beam_option_names, parse_beam_options, prepare_options, suit_machines
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "infra/dataflow"
@@ -150,6 +151,43 @@ def test_an_option_that_beam_does_not_have_is_passed_over_and_told(launched: Mod
     assert capsys.readouterr().err == "beamcam: --dumpHeapOnOom is passed over: Beam has no such option\n"
 
 
+FORMS = {
+    "a bare flag of Beam": ("--no_use_public_ips", ["--no_use_public_ips"], ""),
+    "one that is true": ("--no_use_public_ips=true", ["--no_use_public_ips"], ""),
+    "one whose opposite is asked for": ("--use_public_ips=False", ["--no_use_public_ips"], ""),
+    "the opposite of an opposite": ("--no_use_public_ips=false", ["--use_public_ips"], ""),
+    "one without an opposite": ("--no_wait_until_finish=false", [],
+        "--no_wait_until_finish=false is passed over: it has no opposite, and the default holds"),
+    "one that is on anyway": ("--enable_streaming_engine=false", [],
+        "--enable_streaming_engine=false is passed over: it has no opposite, and the default holds"),
+    "one that is neither": ("--use_public_ips=1", [], "--use_public_ips=1 is passed over: a flag is true or false"),
+    "one that is empty": ("--no_use_public_ips=", [], ""),
+    "a value": ("--region=europe-west4", ["--region=europe-west4"], ""),
+    "a value that is true": ("--experiments=true", ["--experiments=true"], ""),
+    "a value that looks like JSON": ("--experiments=[1]", ["--experiments=[1]"], ""),
+    "no value": ("--region", [], "--region is passed over: it has no value"),
+    "an empty value": ("--region=", [], ""),
+    "a value that stands alone": ("update", [], "update is passed over: it stands alone, and options are --name=value"),
+    "nobody's": ("--dumpHeapOnOom", [], "--dumpHeapOnOom is passed over: Beam has no such option"),
+    "a bare flag of ours": ("--allow_unsafe_model", ["--allow-unsafe-model"], ""),
+    "one of ours that is true": ("--overwrite=TRUE", ["--overwrite"], ""),
+    "one of ours that is false": ("--overwrite=false", [], ""),
+    "one of ours that is neither": ("--overwrite=yes", [], "--overwrite=yes is passed over: a flag is true or false"),
+    "a value of ours": ("--shard_size=64", ["--shard-size=64"], ""),
+    "no value of ours": ("--shard_size", [], "--shard-size is passed over: it has no value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_option_reaches_beam_in_a_form_that_it_takes_or_is_told_of(launched: ModuleType, form: str, capsys) -> None:
+    argument, words, said = FORMS[form]
+    assert launched.run_words([argument])[1:] == [*words, "--runner=DataflowRunner", "--log-format=json"]
+    assert capsys.readouterr().err == (f"beamcam: {said}\n" if said else "")
+    _, rest = make_parser().parse_known_args(["run", *words])
+    options = parse_beam_options(rest).get_all_options(drop_default=True)
+    assert options.get("use_public_ips") == {"--no_use_public_ips": False, "--use_public_ips": True}.get("".join(words))
+
+
 def test_all_parameters_together_are_understood(launched: ModuleType) -> None:
     values = {name: good[0] for name, (good, _) in EXAMPLES.items()}
     arguments, rest = make_parser().parse_known_args(launched.run_words([f"--{n}={v}" for n, v in values.items()]))
@@ -267,6 +305,7 @@ def told(tmp_path: Path) -> dict[str, str]:
         program.parent.mkdir(exist_ok=True)
         program.write_text(
             f'#!/bin/sh\nprintf "%s\\0" {name} "$@" >> {tmp_path}/told\nprintf "\\n" >> {tmp_path}/told\n'
+            f'echo "{name} talks"\ncase "{name} $*" in "${{FAILS:-nothing}}"*) exit 3 ;; esac\n'
         )
         program.chmod(0o755)
     return {
@@ -325,12 +364,18 @@ def test_a_build_names_its_image_by_version_python_and_commit(told, tmp_path, mo
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *words], check=True, timeout=60)
 
-    def build() -> subprocess.CompletedProcess:
+    def build(**more: str) -> subprocess.CompletedProcess:
         command = ["sh", str(checkout / "infra/dataflow/build.sh"), "registry/p/beamcam", "gs://b/t.json"]
-        return subprocess.run(command, env=told, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, env=told | more, capture_output=True, text=True, timeout=60, check=False)
 
+    for step in ("docker build", "docker push", "gcloud dataflow"):
+        failed = build(FAILS=step)
+        assert (failed.returncode, failed.stdout) == (3, "")
+    Path(told["TOLD"]).unlink()
     ended = build()
+    assert ended.stderr.splitlines() == ["docker talks", "docker talks", "gcloud talks"]
     image = ended.stdout.split()[-1]
+    assert ended.stdout == f"{image}\n"  # image=$(build.sh ...) has nothing else
     assert re.fullmatch(r"registry/p/beamcam/beamcam:0\.1\.0-py3\.11-[0-9a-f]{12}", image)
     docker, push, template = (line.split("\0") for line in Path(told["TOLD"]).read_text().split("\0\n") if line)
     assert docker[docker.index("--tag") + 1] == image
@@ -350,3 +395,107 @@ def test_a_build_names_its_image_by_version_python_and_commit(told, tmp_path, mo
     again = build()
     assert again.returncode == 1
     assert "changes that are not committed" in again.stderr
+
+
+# The look at the GPU, on a machine of stand-ins, where what is sent there is run
+
+
+GCLOUD = """
+case "$1 $2 $3" in
+    "compute instances create") [ -z "${SIGNAL:-}" ] || kill -s "$SIGNAL" "$PPID" ;;
+    "compute instances delete") exit "${DELETED:-0}" ;;
+    "compute ssh "*)
+        [ -z "${NO_SSH:-}" ] || { echo "$NO_SSH" >&2; exit 255; }
+        while [ "$1" != --command ]; do shift; done
+        exec sh -c "$2" ;;
+esac
+"""
+DOCKER = """
+while [ "$1" != --entrypoint ]; do shift; done
+entry=$2
+shift 3 # and the image
+exec "$entry" "$@"
+"""
+TENSORFLOW = """
+import os
+class config:
+    list_physical_devices = staticmethod(lambda kind: [f"the {kind}"] if "BLIND" not in os.environ else [])
+"""
+DEFAULTS = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+os.execvp("sh", ["sh", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def look(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, list[list[str]]]]:
+    """Runs `gpu.sh` with a setting of the stand-ins; returns how it ended, and the words of all that was called."""
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python/tensorflow.py").write_text(TENSORFLOW)
+    python = f'PYTHONPATH={tmp_path}/python exec {sys.executable} "$@"'
+    bodies = {"gcloud": GCLOUD, "docker": DOCKER, "python": python}
+    for name in (*bodies, "sudo", "sleep", "docker-credential-gcr", "nvidia-smi", "beamcam"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        told = f'printf "%s\\0" {name} "$@" >> {tmp_path}/told\nprintf "\\n" >> {tmp_path}/told\n'
+        program.write_text(f"#!/bin/sh\n{told}{bodies.get(name, '')}\n")
+        program.chmod(0o755)
+
+    def run(**more: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+        env = {"PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}", "PROJECT": "p", "ZONE": "z", **more}
+        # With no signal ignored, as under nohup: a shell could not trap it.
+        command = [sys.executable, "-c", DEFAULTS, str(FOLDER / "gpu.sh"), "registry/p/beamcam:1"]
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return ended, [line.split("\0") for line in (tmp_path / "told").read_text().split("\0\n") if line]
+
+    return run
+
+
+def steps_of(told: list[list[str]]) -> list[str]:
+    """What was asked of Google: create, delete, and ssh."""
+    return [words[3] if words[2] == "instances" else words[2] for words in told if words[0] == "gcloud"]
+
+
+def test_a_look_shows_the_gpu_as_tensorflow_sees_it_and_runs_the_demo(look) -> None:
+    ended, told = look()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "['the GPU']\n"
+    assert steps_of(told) == ["create", *["ssh"] * 5, "delete"]
+    assert [words[0] for words in told[-5:]] == ["docker", "nvidia-smi", "python", "beamcam", "gcloud"]
+    assert told[-2] == ["beamcam", "demo", "--count", "120", "--output", "/tmp/demo"]
+    assert told[-1][4] == told[0][4]  # the machine that is removed is the one that was made
+    assert {"--max-run-duration=1h", "--instance-termination-action=DELETE"} <= set(told[0])
+    assert ["docker-credential-gcr", "configure-docker", "--registries", "registry"] in told
+
+
+def test_a_gpu_that_tensorflow_does_not_see_ends_the_look(look) -> None:
+    ended, told = look(BLIND="yes")
+    assert (ended.returncode, ended.stdout) == (1, "[]\n")
+    assert "beamcam" not in [words[0] for words in told]
+    assert steps_of(told)[-1] == "delete"
+
+
+@pytest.mark.parametrize("signal", ["HUP", "INT", "TERM"])
+def test_a_look_that_is_interrupted_while_the_machine_is_made_removes_it(look, signal: str) -> None:
+    ended, told = look(SIGNAL=signal)
+    assert ended.returncode == 1
+    assert steps_of(told) == ["create", "delete"]
+    assert told[1][4] == told[0][4]
+
+
+def test_a_machine_that_cannot_be_reached_is_given_up_with_the_reason_and_removed(look) -> None:
+    ended, told = look(NO_SSH="Permission denied (publickey).")
+    assert ended.returncode == 1
+    name = told[0][4]
+    assert ended.stderr == f"gpu.sh: no SSH to {name} in 30 tries, at last: Permission denied (publickey).\n"
+    assert steps_of(told) == ["create", *["ssh"] * 30, "delete"]
+
+
+def test_a_machine_that_may_be_left_is_told(look) -> None:
+    ended, told = look(DELETED="1")
+    assert ended.returncode == 1
+    assert (
+        ended.stderr == f"gpu.sh: {told[0][4]} could not be removed: if it is there, it costs money for up to an hour\n"
+    )

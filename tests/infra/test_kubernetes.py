@@ -46,7 +46,7 @@ def pod_of_night() -> dict[str, Any]:
 def test_kubernetes_knows_every_field(version: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     own = [one for one in resources() if not one["apiVersion"].startswith("flink.apache.org/")]
-    assert len(own) == 5
+    assert len(own) == 6
     for one in own:
         kubernetes_validate.validate(one, version, strict=True)
     # Flink brings the image of its own container.
@@ -112,6 +112,16 @@ def test_every_option_of_the_night_is_beamcams_or_beams() -> None:
     parse_beam_options(rest)
     assert parser.parse_known_args(["audit", "x", *audit])[1] == []
     assert read_config_file(str(FOLDER / "options.yaml"))["images"]
+
+
+def test_the_pool_of_workers_is_reached_by_pods_of_the_namespace_alone() -> None:
+    policy = find("NetworkPolicy")["spec"]
+    # The labels that Flink gives TaskManagers; the JobManager is asked by the operator, which lives elsewhere.
+    assert policy["podSelector"] == {"matchLabels": {"app": find("FlinkDeployment")["metadata"]["name"],
+                                                     "component": "taskmanager"}}  # fmt: skip
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"from": [{"podSelector": {}}]}]
+    assert "to its own pod alone" not in (FOLDER / "flink.yaml").read_text()
 
 
 def test_what_a_person_must_look_at_is_not_tried_again() -> None:

@@ -117,6 +117,39 @@ def test_nights_go_on_from_each_other_whatever_comes_between(nights: Nights) -> 
 
 
 @pytest.mark.slow
+def test_overlays_that_are_gone_cost_one_night_without_since(nights: Nights) -> None:
+    nights.add("a", 4, seed=1)
+    fast = ("--methods", "gradcam", "--overlays", "blend")
+    for date in ("2026-11-20", "2026-11-21"):
+        assert nights.pass_(date, *fast).code == 0
+    shutil.rmtree(nights.runs / "2026-11-20/overlays")
+
+    # Not only the next night, but the one after it too, as it names the same overlays.
+    for date in ("2026-11-22", "2026-11-23"):
+        broken = nights.pass_(date, *fast)
+        assert (broken.code, broken.complaint) == (
+            1,
+            f"night {date}: the run is not whole: beamcam verify ended with 1",
+        )
+        assert "is missing: a record carried over from that run names it" in broken.said
+
+    # The run-book's way out; the night's own command knows the run as whole, and so do later nights.
+    run = nights.runs / "2026-11-23"
+    (nights.folder / "night.yaml").write_text(
+        f"images: [{nights.images}]\nmodel: {nights.folder}/model.keras\npreprocess: tf\njit: 'off'\nshard_size: 4\n"
+        "batch_size: 1\nmethods: gradcam\noverlays: blend\n"
+    )
+    words = ["run", "--config", nights.folder / "night.yaml", "--output", run, "--overwrite"]
+    anew = start([str(nights.folder / "beamcam"), *map(str, words)], nights.folder / "tmp", {}).wait(250)
+    assert anew.code == 0, anew.said
+    assert open_run(run).summary["carried"] == 0
+    for date, carried in (("2026-11-23", 0), ("2026-11-24", 4)):
+        night = nights.pass_(date, *fast)
+        assert (night.code, night.complaint) == (0, f"night {date}: all is well"), night.said
+        assert open_run(nights.runs / date).summary["carried"] == carried
+
+
+@pytest.mark.slow
 def test_nights_go_on_from_each_other_on_an_object_store(tmp_path: Path, s3: str, s3_environment: dict) -> None:
     models.gap_dense(3, size=32).save(tmp_path / "model.keras")
     address = s3_environment["AWS_ENDPOINT_URL"]
@@ -195,6 +228,21 @@ def test_a_night_ends_with_the_code_of_what_ended_it(
     night = ask(tmp_path, "/audits", codes=f'[ "$1" != {command} ] || exit {code}', DATE="2026-11-22")
     assert (night.code, len(night.words)) == (expected, commands)
     assert night.said[-1].startswith("night 2026-11-22: ")
+
+
+def test_a_program_that_is_not_there_is_told_by_its_code(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    for program, code in ((tmp_path / "none", 127), (plain, 126)):
+        environment = {"PATH": os.environ["PATH"], "BEAMCAM": str(program), "DATE": "2026-11-22"}
+        ended = subprocess.run(["sh", NIGHT, "/audits"], env=environment, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout) == (code, f"night 2026-11-22: beamcam run ended with {code}\n")
+
+
+def test_since_of_the_command_line_comes_behind_the_nights_own(tmp_path: Path) -> None:
+    night = ask(tmp_path, "/audits", "--since", "/audits/2026-11-01", DATE="2026-11-22")
+    assert night.words[0] == ["run", "--since", "latest", "--since", "/audits/2026-11-01", "--output",
+                              "/audits/2026-11-22"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "date"), [((), "2026-11-22"), (("--config", "x"), "2026-11-22"), (("/a",), "today")])

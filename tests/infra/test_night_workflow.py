@@ -173,6 +173,7 @@ def pass_night(
     argument: dict[str, Any],
     *audit_options: str,
     parameters: dict[str, str] = PARAMETERS,
+    name: str = "beamcam",
 ) -> Ended:
     """Executes the workflow once."""
     emulator = program("gcw-emulator", "an emulator of Google's Workflows")
@@ -182,6 +183,7 @@ def pass_night(
     with served(cloud) as address, log.open("w") as said:
         variables = {
             "DATAFLOW": address, "CLOUD_RUN": address, "PROJECT": "p", "REGION": "r", "RUNS": str(folder / "runs"),
+            "NAME": name,
             "JOB": "projects/p/locations/r/jobs/audit", "TEMPLATE": "gs://assets/template.json", "ATTEMPTS": "2",
             "PARAMETERS": json.dumps(parameters), "PAUSE": "0", "HOURS": "1",
             "ENVIRONMENT": json.dumps({"maxWorkers": 8}), "AUDIT_OPTIONS": json.dumps(audit_options),
@@ -253,8 +255,10 @@ def test_a_job_that_failed_is_launched_again_and_its_run_verified_and_audited(fo
 
 @pytest.mark.slow
 def test_findings_are_an_outcome_of_their_own_and_no_failure(folder: Path) -> None:
-    night = pass_night(folder, Cloud(["JOB_STATE_DONE"]), {"date": "2026-11-21"})
+    cloud = Cloud(["JOB_STATE_DONE"])
+    night = pass_night(folder, cloud, {"date": "2026-11-21"}, name="second-beamcam")
     assert (night.state, night.outcomes) == ("SUCCEEDED", ["findings"]), night.log
+    assert [job["jobName"] for job in cloud.launched] == ["second-beamcam-2026-11-21-1"]
     assert night.result["outcome"] == "findings"
 
 

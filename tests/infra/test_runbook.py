@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -55,6 +56,7 @@ def quoted(part: str) -> list[str]:
 
 def without_numbers(line: str) -> str:
     """Times and rates differ; dates and counts of images are told in words enough."""
+    line = re.sub(r"\b[0-9a-f]{2}/[0-9a-f]{32}\b", "IMAGE", line)  # the overlay of an image
     return re.sub(r"\d+(\.\d+)?", "#", line)
 
 
@@ -74,6 +76,9 @@ def srv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(patience, "_reached", set())
     yield tmp_path
     storage.configure([])
@@ -123,8 +128,8 @@ def test_every_line_that_is_quoted_is_what_beamcam_says(
     hear("verify", today)
     hear(*run(srv, "2026-11-22"))
     # 3. A store does not answer.
-    away = ("--storage-option", "s3.endpoint_url=http://127.0.0.1:9", "--storage-timeout", "2")
-    hear(*run(srv, "x", *away, "--output", "s3://audits/2026-11-22"))
+    away = ("--storage-option", "s3.endpoint_url=http://127.0.0.1:9", "--storage-timeout", "4")
+    hear_apart(*run(srv, "x", *away, "--output", "s3://audits/2026-11-22"))
     with monkeypatch.context() as keys:
         keys.setenv("AWS_ACCESS_KEY_ID", "key")
         keys.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -172,6 +177,16 @@ def test_every_line_that_is_quoted_is_what_beamcam_says(
     dataflow = ("--project=p", "--region=r", "--temp_location=gs://t", "--sdk_container_image=i", "--output=gs://a/b")
     hear(*run(srv, "x", "--runner", "DataflowRunner", *dataflow))
 
+    # 4 once more. Overlays of an earlier night are gone, and the way out.
+    pictures = ("--overlays", "blend")
+    hear(*run(srv, "2026-12-01", *pictures))
+    hear(*run(srv, "2026-12-02", *pictures, *latest))
+    shutil.rmtree(srv / "audits/2026-12-01/overlays")
+    hear("verify", srv / "audits/2026-12-02")
+    hear(*run(srv, "2026-12-02", *pictures, "--overwrite"))
+    hear("verify", srv / "audits/2026-12-02")
+    assert heard[-1].endswith("nothing lost, doubled or damaged"), "the way out of 4 leads out"
+
     told = {without_numbers(line) for line in heard}
     wanted = [line for line in quoted(RUNBOOK) if line not in SEEN_ELSEWHERE]
     assert len(wanted) >= 20
@@ -198,7 +213,8 @@ def test_there_are_ten_failures_each_with_what_is_said_and_what_to_do() -> None:
 def beamcam_commands() -> list[str]:
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(beamcam [^`]*)`", RUNBOOK)
-    return [line.split("   #")[0].strip() for line in [*lines, *inline] if line.startswith("beamcam ")]
+    found = [line.removeprefix("sudo -u beamcam ") for line in [*lines, *inline]]
+    return [line.split("   #")[0].strip() for line in found if line.startswith("beamcam ")]
 
 
 def test_every_command_of_beamcam_is_one() -> None:
@@ -215,7 +231,7 @@ def test_every_option_and_every_file_that_is_named_is_there() -> None:
     parser = make_parser()
     known = {name for command in parser._subparsers._group_actions[0].choices.values()
              for action in command._actions for name in action.option_strings}  # fmt: skip
-    lines = "\n".join(line for line in RUNBOOK.splitlines() if not re.match(r"\s*(sudo |.venv/bin/pip)", line))
+    lines = "\n".join(line for line in RUNBOOK.splitlines() if not re.match(r"\s*(sudo (?!-u )|.venv/bin/pip)", line))
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", lines))
     assert options - known - set(beam_option_names()) - OTHERS_OPTIONS == set()
     for path in set(re.findall(r"\b(infra/[\w./-]+\w)", RUNBOOK)):
@@ -226,9 +242,28 @@ def test_exit_codes_are_those_of_the_script() -> None:
     script = (ROOT / "infra/night.sh").read_text()
     said = re.findall(r"^  (\d)  ", script, re.MULTILINE)
     assert re.findall(r"^\| (\d) \|", RUNBOOK, re.MULTILINE) == said == ["0", "1", "2", "3", "4"]
+    assert "\n| 126, 127 | the program is not there" in RUNBOOK
+    assert "\n  126, 127: the program that BEAMCAM names is not there" in script
+
+
+def test_what_writes_to_a_run_of_the_machine_runs_as_its_owner() -> None:
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    local = [line for line in lines if "/srv/audits" in line and "install -d" not in line]
+    assert len(local) >= 10
+    assert [line for line in local if not line.startswith("sudo -u beamcam ")] == []
+    assert "sudo ln -s /opt/beamcam/.venv/bin/beamcam /usr/local/bin/" in RUNBOOK
+
+
+def test_the_advice_of_nights_leaves_overlays_and_max_failures_alone() -> None:
+    assert "Overlays of earlier nights stay, or the next night is explained anew." in RUNBOOK
+    usage = (ROOT / "infra/night.sh").read_text()
+    assert "`max_failures`" in RUNBOOK
+    assert "--max-failures does not belong in a night" in usage
+    assert "systemctl reset-failed\nbeamcam-night" in RUNBOOK
 
 
 def test_variables_that_it_names_are_terraforms() -> None:
     variables = set(re.findall(r'^variable "(\w+)"', (ROOT / "infra/terraform/variables.tf").read_text(), re.MULTILINE))
-    assert {"overlay_cold_days", "overlay_expire_days", "hours", "paused"} <= variables
+    assert {"overlay_cold_days", "hours", "paused"} <= variables
+    assert set(re.findall(r"`(overlay_\w+_days)`", RUNBOOK)) == {"overlay_cold_days"}
     assert json.loads((ROOT / "infra/dataflow/metadata.json").read_text())["name"] == "beamcam"

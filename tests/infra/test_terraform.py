@@ -124,6 +124,20 @@ def test_the_parameters_are_those_of_the_template() -> None:
     assert given | {"output", "since"} <= known
 
 
+def test_overlays_stay_where_they_are_unless_one_says_otherwise_and_never_expire() -> None:
+    variables = {name.strip('"'): body for found in load(FOLDER / "variables.tf")["variable"]
+                 for name, body in found.items()}  # fmt: skip
+    assert variables["overlay_cold_days"]["default"] == 0
+    assert "overlay_cold_days" not in load(FOLDER / "example.tfvars")
+    assert "overlay_expire_days" not in TEXT
+
+
+def test_an_image_with_a_tag_is_not_cleaned_up() -> None:
+    (body,) = (body for kind, _, body in resources() if kind == "google_artifact_registry_repository")
+    deletes = [one for one in body["cleanup_policies"] if one["action"].strip('"') == "DELETE"]
+    assert [one["condition"][0]["tag_state"].strip('"') for one in deletes] == ["UNTAGGED"]
+
+
 def test_the_workflow_reads_the_variables_that_it_is_given_and_no_others() -> None:
     workflow = (FOLDER / "night.yaml").read_text()
     (body,) = (body for kind, _, body in resources() if kind == "google_workflows_workflow")
@@ -168,7 +182,8 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def plan(terraform: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What would be made, with the variables of the example."""
     folder = tmp_path_factory.mktemp("plan")
-    words = (f"-state={folder}/state", "-var-file=example.tfvars", f"-out={folder}/plan", "-lock=false")
+    words = (f"-state={folder}/state", "-var-file=example.tfvars", "-var=overlay_cold_days=30", f"-out={folder}/plan",
+             "-lock=false")  # fmt: skip
     result = terraform("plan", "-refresh=false", *words)
     assert result.returncode == 0, result.stdout + result.stderr
     return json.loads(terraform("show", "-json", f"{folder}/plan").stdout)["planned_values"]["root_module"]["resources"]
@@ -179,6 +194,16 @@ def test_the_provider_finds_the_files_valid(terraform: Any) -> None:
     result = terraform("validate", "-json")
     told = json.loads(result.stdout)
     assert (told["valid"], [one for one in told["diagnostics"] if one["severity"] == "error"]) == (True, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["max_failures", "since", "output"])
+def test_what_does_not_belong_in_a_night_is_refused(terraform: Any, tmp_path: Path, name: str) -> None:
+    words = (f"-state={tmp_path}/state", "-var-file=example.tfvars", "-lock=false", f'-var=parameters={{{name}="1"}}')
+    result = terraform("plan", "-refresh=false", *words)
+    assert result.returncode == 1
+    assert "Invalid value for variable" in result.stderr
+    assert name in result.stderr.split("Invalid value for variable")[1]
 
 
 @pytest.mark.slow

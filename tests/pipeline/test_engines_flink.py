@@ -5,11 +5,14 @@ from __future__ import annotations
 import http.server
 import json
 import shutil
+import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from apache_beam.runners.portability.flink_runner import FlinkRunner
 
 from pipeline import ConfigError, RunConfig
 from pipeline.graph import prepare_options
@@ -58,10 +61,33 @@ def refusal(*words: str) -> str:
 
 
 def test_a_job_takes_all_slots_of_a_cluster_unless_somebody_says_how_many() -> None:
-    with answering(200, {"slots-total": 7, "slots-available": 3}) as master:
+    with answering(200, {"slots-total": 7, "slots-available": 7}) as master:
         assert parallelism(f"--flink_master={master}", *POOL) == 7
         assert parallelism(f"--flink_master=http://{master}/", *POOL) == 7
         assert parallelism(f"--flink_master={master}", *POOL, "--parallelism=2") == 2
+
+
+@pytest.mark.parametrize(
+    ("slots", "taken"),
+    [
+        ({"slots-total": 7, "slots-available": 3}, 3),
+        ({"slots-total": 7, "slots-available": 0}, 7),  # the job waits until another one ends
+        ({"slots-total": 7}, 7),
+    ],
+)
+def test_a_job_leaves_the_slots_to_another_that_it_holds(slots, taken) -> None:
+    with answering(200, slots) as master:
+        assert parallelism(f"--flink_master={master}", *POOL) == taken
+
+
+def test_a_cluster_is_asked_without_the_proxy_of_the_environment(monkeypatch) -> None:
+    with answering(200, {"slots-total": 9}) as proxy, answering(200, {"slots-total": 2}) as master:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://{proxy}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(urllib.request, "_opener", None)  # keeps the proxies of when it was first used
+        assert parallelism(f"--flink_master={master}", *POOL) == 2
 
 
 @pytest.mark.parametrize(("status", "answer"), [(200, {"slots-total": 0}), (401, {}), (503, {})])
@@ -78,6 +104,69 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
     assert "Connection refused" in said
     with answering(200, ["a web page"]) as master:
         assert "what answers is no Flink" in refusal("--runner=FlinkRunner", f"--flink_master={master}", *POOL)
+
+
+@pytest.mark.parametrize(
+    ("master", "why"), [("localhost:80x", "nonnumeric port: '80x'"), ("a host:8081", "control characters")]
+)
+def test_an_address_that_is_none_is_told_in_one_line(master, why) -> None:
+    said = refusal("--runner=FlinkRunner", f"--flink_master={master}", *POOL)
+    assert said.startswith(f"--flink_master: no Flink answers at http://{master} (")
+    assert why in said
+
+
+def test_a_port_that_does_not_speak_http_is_told_in_one_line() -> None:
+    def greet(server: socket.socket) -> None:
+        with server.accept()[0] as connection:
+            connection.recv(1000)
+            connection.sendall(b"220 mail.example.com\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=greet, args=(server,), daemon=True)
+        thread.start()
+        master = f"127.0.0.1:{server.getsockname()[1]}"
+        said = refusal("--runner=FlinkRunner", f"--flink_master={master}", *POOL, "--parallelism=2")
+        thread.join()
+    assert said.startswith(f"--flink_master: no Flink answers at http://{master} (what answers is no Flink)")
+
+
+@pytest.mark.parametrize("words", [(), ("--flink_master=[auto]",), ("--flink_submit_uber_jar",)])
+def test_a_job_that_nobody_waits_for_is_refused_where_the_command_starts_the_job_server(words) -> None:
+    said = refusal("--runner=FlinkRunner", "--no_wait_until_finish", *words)
+    assert said.startswith("--no_wait_until_finish would submit nothing: Beam's job server is started by this command")
+    assert said.endswith("with --job_endpoint")
+
+
+def test_a_job_that_nobody_waits_for_is_refused_on_a_cluster_unless_a_job_server_stays() -> None:
+    with answering(200, {"slots-total": 2}) as master:
+        words = (f"--flink_master={master}", "--no_wait_until_finish", *POOL)
+        assert "would submit nothing" in refusal("--runner=FlinkRunner", *words)
+        assert parallelism(*words, "--job_endpoint=127.0.0.1:9") == -1
+        assert parallelism(*words, "--flink_submit_uber_jar") == 2
+
+
+def test_a_job_that_is_handed_over_as_a_jar_needs_no_java_here(monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with answering(200, {"slots-total": 2}) as master:
+        words = (f"--flink_master={master}", *POOL)
+        assert "there is no 'java' here" in refusal("--runner=FlinkRunner", *words)
+        assert parallelism(*words, "--flink_submit_uber_jar") == 2
+    assert "there is no 'java' here" in refusal("--runner=FlinkRunner", "--flink_submit_uber_jar")  # embedded
+
+
+def test_workers_come_from_the_image_that_is_named_and_not_from_beams_own() -> None:
+    def image_of(*words: str) -> str:
+        options = prepare_options(["--runner=FlinkRunner", f"--flink_master={master}", *words], CONFIG)
+        return FlinkRunner().default_environment(options).container_image
+
+    with answering(200, {"slots-total": 2}) as master:
+        assert image_of("--sdk_container_image=mine:1") == "mine:1"
+        assert image_of("--sdk_container_image=mine:1", "--environment_type=DOCKER") == "mine:1"
+        assert image_of("--sdk_container_image=mine:1", "--environment_config=other:2") == "other:2"
+        options = prepare_options(
+            ["--runner=FlinkRunner", f"--flink_master={master}", "--sdk_container_image=mine:1", *POOL], CONFIG
+        )
+    assert options.get_all_options()["environment_config"] == "localhost:50000"
 
 
 def test_whoever_submits_to_a_job_server_need_not_reach_the_cluster() -> None:
@@ -110,4 +199,5 @@ def test_a_detached_job_on_dask_would_never_be_summed_up() -> None:
     pytest.importorskip("distributed")
     dask = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"
     assert "let the command wait" in refusal(dask, "--no_wait_until_finish")
+    assert "is an option of Dataflow" in refusal(dask, "--template_location=gs://b/t")
     prepare_options([dask], CONFIG)

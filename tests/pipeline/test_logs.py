@@ -27,6 +27,8 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     monkeypatch.setitem(logs._state, "settings", None)
     monkeypatch.setitem(logs._state, "about", (None, None))
     level = root.level
@@ -101,6 +103,42 @@ def test_fields_are_as_harmless_as_messages() -> None:
     assert "abcdef" not in text
     assert json.loads(text)["deep"] == {r"\u202egpj": ["gs://***@bucket/x?sig=***"]}
     assert "\x1b" not in json.loads(text)["uri"]
+
+
+def test_what_json_has_no_word_for_is_null_or_harmless_text() -> None:
+    stream = logged(JsonFormatter())
+    numbers = {"nan": float("nan"), "deep": [float("inf"), 1.5, True], "bytes": b"password=hunter2\n"}
+    logger.info("x", extra={"fields": numbers | {"error": OSError(SECRET)}})
+    told = json.loads(stream.getvalue(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert told["nan"] is None
+    assert told["deep"] == [None, 1.5, True]
+    assert told["error"] == "gs://***@bucket/x?sig=***"
+    assert "hunter2" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("fields", ["text", ["a"], {3: "a"}, None])
+def test_what_a_library_means_by_fields_does_not_stop_its_line(fields: object) -> None:
+    stream = logged(JsonFormatter())
+    logger.info("told", extra={"fields": fields})
+    assert json.loads(stream.getvalue())["message"] == "told"
+
+
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_arguments_that_do_not_fit_their_message_are_not_shown_raw(form: str, capsys) -> None:
+    logging.getLogger().handlers[:] = [logging.StreamHandler()]  # instead of pytest's, which raise such errors
+    logs.start(LogSettings(form))
+    logger.warning("%d", "password=hunter2")
+    logger.warning("%d records", 2)
+    said = capsys.readouterr().err
+    assert "hunter2" not in said
+    assert len(said.splitlines()) == 1
+    assert "2 records" in said
+
+
+def test_a_worker_shows_no_raw_arguments_either(capsys) -> None:
+    adopt([logging.StreamHandler()], "json")
+    logger.warning("%d", "password=hunter2")
+    assert capsys.readouterr().err == ""
 
 
 def test_levels_that_services_do_not_know_are_none_of_theirs() -> None:
@@ -225,6 +263,17 @@ def test_a_process_that_runs_the_command_keeps_its_logs() -> None:
     assert logs.is_json()
 
 
+def test_handlers_that_are_not_pythons_plain_one_stay_as_they_are() -> None:
+    root, theirs = logging.getLogger(), EngineHandler()
+    root.handlers[:] = [theirs]
+    logs.start(LogSettings("json"))
+    assert root.handlers == [theirs]
+    root.handlers[:] = [logging.StreamHandler(), theirs]
+    logs.start(LogSettings("json"))
+    first, second = root.handlers
+    assert (first, type(second.formatter)) == (theirs, JsonFormatter)
+
+
 def test_a_line_of_a_command_is_text_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = []
     for form in logs.FORMATS:
@@ -240,8 +289,14 @@ def test_a_line_of_a_command_is_text_or_json(monkeypatch: pytest.MonkeyPatch) ->
 def run_in_json(code: str) -> dict:
     """The one line that a process with logs in JSON says of some code."""
     code = f"import warnings\nfrom pipeline import logs\nlogs.start(logs.LogSettings('json'))\n{code}"
+    (line,), code = lines_of(code)
+    return {**json.loads(line), "exit": code}
+
+
+def lines_of(code: str) -> tuple[list[str], int]:
+    """What a process says of some code on standard error, and its exit code."""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {**json.loads(result.stderr), "exit": result.returncode}
+    return result.stderr.splitlines(), result.returncode
 
 
 def test_warnings_of_libraries_are_logged_in_json() -> None:
@@ -256,3 +311,25 @@ def test_an_error_that_nobody_foresaw_is_json_too() -> None:
     assert told["message"] == "RuntimeError: password=***"
     assert "hunter2" not in str(told)
     assert told["stack_trace"].startswith("Traceback")
+
+
+def test_who_logs_before_a_command_does_not_take_its_format_from_it() -> None:
+    (before, line), _ = lines_of(
+        "import logging; logging.warning('x')\nfrom pipeline import logs\nlogs.start(logs.LogSettings('json'))\n"
+        f"logging.getLogger('library').warning('no way to {SECRET}')"
+    )
+    assert before == "WARNING:root:x"
+    told = json.loads(line)
+    assert (told["message"], told["logger"]) == ("no way to gs://***@bucket/x?sig=***", "library")
+
+
+THREADS = "import threading, sys\ndef run(work): t = threading.Thread(target=work); t.start(); t.join()\n"
+THREADS += "def fail(): raise RuntimeError('password=hunter2')\n"
+
+
+def test_an_error_that_ends_a_thread_is_told_like_one_that_ends_the_process() -> None:
+    told = run_in_json(f"{THREADS}run(sys.exit)\nrun(fail)")
+    assert (told["exit"], told["severity"], told["message"]) == (0, "CRITICAL", "RuntimeError: password=***")
+    lines, _ = lines_of(f"{THREADS}from pipeline import logs\nlogs.start(logs.LogSettings())\nrun(fail)")
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "RuntimeError: password=***")
+    assert "hunter2" not in "".join(lines)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import types
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from pipeline import parquet, storage
-from pipeline.cli import make_parser
+from pipeline import job, open_run, parquet, run_job, storage
+from pipeline.cli import main, make_parser
 from pipeline.commands import make_config
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.job import settle_since
 from pipeline.layout import RunLayout
 from pipeline.models import digest_of_file
 from pipeline.nights import find_since
 from pipeline.records import Entry
+from pipeline.verify import verify_run
 
 
 @pytest.fixture
@@ -39,11 +44,19 @@ class Nights:
         given = {"class_names": str(self.folder / "names.txt"), "since": "latest", **options}
         return RunConfig(("-",), str(self.folder / "model.keras"), storage.join(self.runs, date), **given)
 
-    def add(self, date: str, finished: bool = True, since: str | None = None, **options: object) -> str:
+    def add(
+        self,
+        date: str,
+        finished: bool = True,
+        since: str | None = None,
+        facts: Mapping[str, str] = types.MappingProxyType({}),
+        **options: object,
+    ) -> str:
         """Leaves a run behind; options are those that it was made with."""
         config = self.config(date, **{"precision": "float32", "since": None, **options})
         names = Path(config.class_names).read_text().split() if config.class_names else None
         facts = {
+            **facts,
             "config": json.dumps(config.identity(), sort_keys=True), "config_digest": config.digest(), "n_images": "1",
             "model_digest": digest_of_file(config.model), "class_names": json.dumps(names), "schema_version": "1",
             "n_shards": "1", **({"since": since} if since else {}),
@@ -148,6 +161,104 @@ def test_runs_that_cannot_be_looked_at_are_told_in_one_line(nights: Nights, monk
     monkeypatch.setattr(storage, "list_folders", refuse)
     with pytest.raises(ConfigError, match=r"--since latest: the runs beside '.*/2026-11-21' cannot be looked at: Perm"):
         nights.find("2026-11-21")
+
+
+# What is known of a run's model when it is loaded, and not before
+
+
+@pytest.fixture
+def photograph(photographs: Path, tmp_path: Path) -> str:
+    """A list with one image."""
+    (tmp_path / "one.txt").write_text(f"{photographs}/00.jpg\n")
+    return str(tmp_path / "one.txt")
+
+
+@pytest.fixture
+def retrained(tiny_model_path: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The model `night_models:make`, whose weights are multiplied by the last of these numbers."""
+    factors = [1.0]
+
+    def make() -> object:
+        import keras
+
+        model = keras.saving.load_model(tiny_model_path)
+        model.set_weights([weight * factors[-1] for weight in model.get_weights()])
+        return model
+
+    module = types.ModuleType("night_models")
+    module.__dict__["make"] = make
+    monkeypatch.setitem(sys.modules, "night_models", module)
+    return factors
+
+
+def test_a_model_that_is_another_one_when_it_is_loaded_does_not_end_the_night(
+    photograph: str, retrained: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def night(date: str, *words: str) -> tuple[int, str]:
+        output = str(tmp_path / "runs" / date)
+        code = main(["run", "--images", photograph, "--model", "night_models:make", "--preprocess", "tf", "--jit",
+                     "off", "--output", output, *words])  # fmt: skip
+        return code, "".join(capsys.readouterr())
+
+    assert night("2026-11-20", "--since", "latest")[0] == 0
+    before = str(tmp_path / "runs/2026-11-20")
+    retrained.append(1.5)
+    why = f"the run {before} is of another configuration (model digest has changed): every image is explained"
+    code, said = night("2026-11-21", "--since", "latest", "--dry-run")
+    assert (code, why in said) == (0, True), said
+    code, said = night("2026-11-21", "--since", before)
+    assert (code, "(model digest has changed), whose records are not those of this job" in said) == (2, True), said
+    code, said = night("2026-11-21", "--since", "latest")
+    assert (code, why in said) == (0, True), said
+    run = open_run(tmp_path / "runs/2026-11-21")
+    assert (run.summary["records"], run.summary["carried"], run.summary["config"]["since"]) == (1, 0, None)
+    assert "since" not in parquet.read_metadata(str(tmp_path / "runs/2026-11-21/manifest.parquet"))
+    assert list(verify_run(str(tmp_path / "runs/2026-11-21"))) == []
+    assert night("2026-11-21", "--since", "latest")[0] == 0  # the same night again, which is there already
+    code, said = night("2026-11-22", "--since", "latest")
+    assert (code, "1 records carried over" in said) == (0, True), said
+
+
+@pytest.mark.parametrize("name", ["model_digest", "activation_layer", "logits_layer", "preprocess", "schema_version"])
+def test_the_latest_run_is_passed_over_where_a_named_one_is_refused(nights: Nights, name: str) -> None:
+    same = {"activation_layer": "last", "logits_layer": "out", "preprocess": "tf", "versions": "{}"}
+    before = nights.add("2026-11-20", facts=same, precision="float32")
+    config = nights.config("2026-11-21", since=before, precision="float32")
+    metadata = parquet.read_metadata(RunLayout(before).uri(RunLayout.MANIFEST))
+    assert settle_since(config, metadata, latest=True) == (config, [])
+    changed = {**metadata, name: "another"}
+    why = f"{name.replace('_', ' ')} has changed"
+    with pytest.raises(ConfigError, match=why):
+        settle_since(config, changed)
+    assert settle_since(config, changed, latest=True) == (
+        dataclasses.replace(config, since=None),
+        [f"the run {before} is of another configuration ({why}): every image is explained"],
+    )
+
+
+def test_a_latest_run_that_is_gone_meanwhile_is_refused(nights: Nights) -> None:
+    config = nights.config("2026-11-21", since=f"{nights.runs}/2026-11-20")
+    with pytest.raises(ConfigError, match="names no run"):
+        settle_since(config, {}, latest=True)
+
+
+def test_a_run_that_is_overwritten_takes_what_is_left_open_from_the_run_that_it_goes_on_from(
+    nights: Nights, photograph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.add("2026-11-20", precision="bfloat16")
+    nights.add("2026-11-21", precision="float16")
+    loaded = []
+
+    def load(config: RunConfig) -> None:
+        loaded.append(config.precision)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(job, "_load_worker", load)
+    config, _ = find_since(nights.config("2026-11-21"), overwrite=True)
+    for since in (config.since, None):
+        with pytest.raises(ConfigError, match="enough"):
+            run_job(dataclasses.replace(config, images=(photograph,), since=since), [], overwrite=True)
+    assert loaded == ["bfloat16", "auto"]
 
 
 @pytest.mark.parametrize("store", ["gcs", "s3"])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pipeline import RunError, logs, parquet, progress, storage, watching
+from pipeline import RunError, logs, parquet, progress, storage, summary, watching
 from pipeline.layout import RunLayout
 from pipeline.records import Entry
+from pipeline.summary import read_summary
 from pipeline.watching import Sight, Watched, watch_run
 
 FACTS = {"config_digest": "c", "model_digest": "m", "class_names": "null", "schema_version": "1"}
@@ -117,7 +118,9 @@ def test_a_marker_is_read_once_and_few_at_a_look(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"null", b'{"failures_by_type": 3}', b'{"failures_by_type": {"a": "x"}}', b"\xff", b"[" * 100_000,
-     b'{"failures_by_type": {}, "worker": "a/1", "finished": "yesterday"}'],
+     b'{"failures_by_type": {}, "worker": "a/1", "finished": "yesterday"}', b'{"failures_by_type": {"a": 1e999}}',
+     b'{"failures_by_type": {"a": NaN}}', b'{"failures_by_type": {"a": -3}}',
+     b'{"failures_by_type": {"a": %s}}' % (b"9" * 4300)],
 )  # fmt: skip
 def test_a_damaged_marker_is_a_shard_that_is_done_all_the_same(tmp_path, content: bytes) -> None:
     layout = begin(str(tmp_path))
@@ -146,15 +149,48 @@ def test_a_run_that_begins_anew_is_counted_anew(tmp_path) -> None:
     assert (counts(sight), sight.failures, sight.workers) == ((3, 9, 1, 3), 0, 1)
 
 
-def test_a_damaged_manifest_is_told(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("n_images", "n_shards", "size"),
+    [("many", "1", "4"), ("9" * 400, "1", "4"), ("-1", "1", "4"), ("1", str(2**53), "4"), ("1", "1", "1e999"),
+     ("1", "1", "[" * 100_000), ("1", "1", "-4"), ("1", "1", "null")],
+)  # fmt: skip
+def test_a_damaged_manifest_is_told(tmp_path, n_images: str, n_shards: str, size: str) -> None:
     layout = begin(str(tmp_path))
     with tempfile.TemporaryDirectory() as folder:
         parquet.write_manifest(f"{folder}/1", [Entry("/1.jpg")], 4, {})
-        facts = FACTS | {"n_images": "many", "n_shards": "1", "config": "{}"}
+        facts = FACTS | {"n_images": n_images, "n_shards": n_shards, "config": f'{{"shard_size": {size}}}'}
         parquet.copy_manifest(f"{folder}/1", f"{folder}/2", facts)
         storage.write_file(layout.uri(layout.MANIFEST), f"{folder}/2")
     with pytest.raises(RunError, match=r"manifest of the run in .* is damaged"):
         Watched(layout).look()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b"{", b"[]", b"3", b'["records", "failures"]', b"\xff", b" " * 2000 + b"{}",
+     b'{"records": 1e999, "failures": 3, "overlays": 0}', b'{"records": [], "failures": 3, "overlays": 0}'],
+)  # fmt: skip
+def test_a_damaged_summary_is_told_in_a_line(tmp_path, monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr(summary, "MAX_JSON", 1000 if content.startswith(b" ") else summary.MAX_JSON)
+    layout = begin(str(tmp_path))
+    whole = {"config_digest": "c", "model_digest": "m", "class_names": None, "inputs": 10, "shards": 3}
+    if content.endswith(b"0}"):
+        content = json.dumps(whole | json.loads(content)).replace("Infinity", "1e999").encode()
+    storage.write_bytes(layout.uri(layout.SUMMARY), content)
+    with pytest.raises(RunError, match=r"^run\.json of .*") as caught:
+        watch(layout)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_summary_of_a_usual_size_is_read_whatever_its_limit_is_for(tmp_path, monkeypatch) -> None:
+    layout = begin(str(tmp_path))
+    finish(layout)
+    size = len(storage.read_bytes(layout.uri(layout.SUMMARY)))
+    monkeypatch.setattr(summary, "MAX_JSON", size)
+    assert read_summary(layout)["records"] == 7
+    monkeypatch.setattr(summary, "MAX_JSON", size - 1)
+    with pytest.raises(RunError, match=r"larger than [0-9]+ bytes"):
+        read_summary(layout)
 
 
 # How fast
@@ -238,28 +274,24 @@ def test_one_look_is_one_line_whatever_there_is(tmp_path) -> None:
     assert not fields["is_complete"]
 
 
-def working(layout: RunLayout) -> threading.Thread:
-    """A job that begins in a while, and takes its time."""
+@pytest.fixture
+def working(tmp_path, monkeypatch) -> RunLayout:
+    """A run that is a step further at each look: not there, begun, a shard more, and complete."""
+    layout, look = RunLayout(str(tmp_path / "run")), Watched.look
+    shards = (functools.partial(commit, layout, shard) for shard in range(3))
+    steps = iter([lambda: None, lambda: begin(layout.output), *shards, lambda: finish(layout)])
 
-    def work() -> None:
-        time.sleep(0.1)
-        begin(layout.output)
-        for shard in range(3):
-            time.sleep(0.1)
-            commit(layout, shard)
-        time.sleep(0.1)
-        finish(layout)
+    def look_after_a_step(watched: Watched) -> Sight | None:
+        next(steps)()
+        return look(watched)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
+    monkeypatch.setattr(Watched, "look", look_after_a_step)
+    return layout
 
 
-def test_lines_tell_of_each_look_and_of_the_wait_for_a_run(tmp_path, capsys) -> None:
-    layout = RunLayout(str(tmp_path / "run"))
-    job = working(layout)
+def test_lines_tell_of_each_look_and_of_the_wait_for_a_run(working, capsys) -> None:
+    layout = working
     said = watch(layout)
-    job.join()
     done = [fields["shards_done"] for _, fields in said[:-1]]
     assert done == sorted(done)
     assert set(done) == {0, 1, 2, 3}
@@ -268,12 +300,9 @@ def test_lines_tell_of_each_look_and_of_the_wait_for_a_run(tmp_path, capsys) -> 
     assert capsys.readouterr().err == f"there is no run in {layout.output} yet: waiting for its manifest.parquet\n"
 
 
-def test_a_terminal_gets_a_bar_with_the_same_numbers(tmp_path, capsys, monkeypatch) -> None:
+def test_a_terminal_gets_a_bar_with_the_same_numbers(working, capsys, monkeypatch) -> None:
     monkeypatch.setattr(watching, "shows_bars", lambda: True)
-    layout = RunLayout(str(tmp_path / "run"))
-    job = working(layout)
-    said = watch(layout)
-    job.join()
+    said = watch(working)
     assert len(said) == 2
     shown = capsys.readouterr().err
     assert "4/10 images" in shown
@@ -348,10 +377,72 @@ def test_a_look_that_takes_long_is_followed_by_a_longer_rest(tmp_path, monkeypat
 
     monkeypatch.setattr(Watched, "_marked", mark_slowly)
     monkeypatch.setattr(watching.time, "sleep", rests.append)
-    looks: Iterator[Sight] = watching._looks(Watched(layout, clock), 2.0, 100.0)
+    looks: Iterator[Sight] = watching._looks(Watched(layout, clock), 2.0, 1000.0)
     for _ in range(3):
         next(looks)
     assert rests == [30, 30]
+
+
+def looking(layout: RunLayout, monkeypatch, looks: list[tuple[float, bool]]) -> tuple[list[float], list[int]]:
+    """The rests between looks of which each takes some seconds and may fail, and the shards that were seen.
+
+    A shard more is committed before each of them; those behind the last fail at once.
+    """
+    clock, rests, coming, shards = Clock(), [], iter(looks), itertools.count()
+    look = Watched.look
+
+    def look_for(watched: Watched) -> Sight | None:
+        took, is_good = next(coming, (0.0, False))
+        clock.now += took
+        if not is_good:
+            raise OSError("503")
+        commit(layout, next(shards))
+        return look(watched)
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(Watched, "look", look_for)
+    monkeypatch.setattr(watching.time, "sleep", rest)
+    seen: list[int] = []
+    with pytest.raises(RunError, match="nothing has moved"):
+        seen.extend(sight.shards_done for sight in watching._looks(Watched(layout, clock), 60.0, 1800.0))
+    return rests, seen
+
+
+def test_a_look_that_hangs_and_fails_is_followed_by_no_longer_rest(tmp_path, monkeypatch) -> None:
+    layout = begin(str(tmp_path), n_images=400)
+    rests, seen = looking(layout, monkeypatch, [(1, True), (300, False), (0, False), (1, True)])
+    assert rests[:4] == [60, 60, 60, 60]
+    assert seen == [1, 2]
+    assert len(rests) == 3 + 1800 // 60, "and a store that never answers again ends it"
+
+
+def test_no_rest_is_longer_than_a_quarter_of_the_patience(tmp_path, monkeypatch) -> None:
+    layout = begin(str(tmp_path), n_images=400)
+    rests, seen = looking(layout, monkeypatch, [(300, True), (0, False), (300, True)])
+    assert rests[:3] == [450, 60, 450]
+    assert seen == [1, 2]
+
+
+def test_a_hiccup_after_a_look_that_found_nothing_new_ends_no_watch(tmp_path, monkeypatch) -> None:
+    layout, clock, steps = begin(str(tmp_path)), Clock(), iter(["", "", "503", "commit"])
+    look = Watched.look
+
+    def look_at(watched: Watched) -> Sight | None:
+        clock.now += 350
+        step = next(steps)
+        if step == "503":
+            raise OSError(step)
+        if step == "commit":
+            commit(layout, 0)
+        return look(watched)
+
+    monkeypatch.setattr(Watched, "look", look_at)
+    monkeypatch.setattr(watching.time, "sleep", lambda _: None)
+    looks = watching._looks(Watched(layout, clock), 2.0, 600.0)
+    assert [next(looks).shards_done for _ in range(3)] == [0, 0, 1]
 
 
 def test_failures_of_many_kinds_are_told_by_the_most_frequent() -> None:
