@@ -345,7 +345,11 @@ def _read_local(path: str, limit: int | None) -> bytes:
             raise OSError("neither a file nor a folder, but a pipe or a device, which would never end")
         if limit is not None and status.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", path)
-        return file.read() if limit is None else file.read(limit + 1)
+        if limit is None:
+            return file.read()
+        # Python asks for as much memory as it is told to read, and a limit may be a gigabyte.
+        data = file.read(min(limit, status.st_size) + 1)
+        return data if len(data) <= status.st_size else data + file.read(limit + 1 - len(data))  # it grows
 
 
 def _open_at_once(path: str, flags: int) -> int:

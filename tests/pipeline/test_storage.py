@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +130,31 @@ def test_an_empty_file_is_a_file(base: str) -> None:
     assert storage.read_bytes(uri, limit=0) == b""
     with storage.open_file(uri) as file:
         assert file.read() == b""
+
+
+def test_a_generous_limit_costs_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"abc")
+    tracemalloc.start()
+    try:
+        assert storage.read_bytes(str(tmp_path / "small"), 1 << 30) == b"abc"
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_up_to_the_limit(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_bytes(b"abcdef")
+    told = os.fstat
+
+    def smaller(number: int) -> os.stat_result:
+        fields = list(told(number))
+        fields[stat.ST_SIZE] = 3
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", smaller)
+    assert storage.read_bytes(str(tmp_path / "file"), 6) == b"abcdef"
+    with pytest.raises(OSError, match="larger than 5 bytes"):
+        storage.read_bytes(str(tmp_path / "file"), 5)
 
 
 def test_no_more_is_read_than_the_limit_allows(base: str) -> None:
